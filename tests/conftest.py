@@ -1,0 +1,51 @@
+"""One thread per process, no display, seeded generators: the same run everywhere."""
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "bayeslmm",
+    deadline=None,  # the first example compiles kernels
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("bayeslmm")
+
+
+@cache
+def lme4_is_installed() -> bool:
+    """Whether Rscript runs here and finds lme4."""
+    if shutil.which("Rscript") is None:
+        return False
+    probe = ["Rscript", "-e", "quit(status = !requireNamespace('lme4', quietly = TRUE))"]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("r") and not lme4_is_installed():
+        pytest.skip("Rscript with lme4 is not installed")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator that starts the same in every test."""
+    return np.random.default_rng(20261120)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout's folder."""
+    return Path(__file__).resolve().parents[1]
