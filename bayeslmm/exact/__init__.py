@@ -1,0 +1,1 @@
+"""The random effects integrated out: cross-products, blocked factorisation, marginal densities."""

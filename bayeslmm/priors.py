@@ -1,0 +1,347 @@
+"""Which priors a model has in use, and the default scales as one pure function.
+
+Defaults are Bambi's: 2.5 sd(y)/sd(x) for a slope, the intercept at the predictor means, LKJ(1) for correlations.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.distributions import Prior
+from bayeslmm.errors import PriorError
+
+__all__ = ["Prior", "Priors", "resolve"]
+
+SD_RULE = 2.5
+ROUNDING = 64 * float(np.finfo(float).eps)
+"""A column whose sd is below this share of its mean is constant up to the rounding of its mean."""
+_HALF_VERSION = {"Normal": "HalfNormal", "StudentT": "HalfStudentT", "Cauchy": "HalfCauchy", "Flat": "HalfFlat"}
+
+Group = tuple[Sequence[str], Sequence[float], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """The priors in use for one model: those the user gave, the default ones for the rest.
+
+    The prior of coefficient j applies to entry j of T β, β as reported: T is the identity, except that a default
+    intercept prior is on the intercept at the predictor means, β₀ + Σ x̄_j β_j. With Normal and Flat priors only, the
+    joint density is proportional to exp(−½ ‖R(β − m)‖²), R = D^(−½) T with zero rows for flat priors, and P0 = RᵀR.
+
+    Parameters
+    ----------
+    coefficients : tuple of str
+        Names of the p coefficients.
+    fixef : tuple of Prior
+        One per coefficient.
+    centred_intercept : bool
+        Whether the intercept's prior is on the intercept at the predictor means.
+    column_means : tuple of float
+        Means of the columns of X.
+    effects : dict of str to tuple of str
+        Effect names per group.
+    sd : dict of str to tuple of Prior
+        One prior per effect of each group.
+    corr : dict of str to (Prior or None)
+        LKJ prior per group; None where no two effects are correlated.
+    sigma : Prior
+        Of the residual standard deviation.
+    given : frozenset of str
+        Keys that the user gave; ``{"flat"}`` for ``priors="flat"``.
+    chosen : frozenset of str
+        Names of the parameters whose prior is the user's (``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma``).
+
+    Examples
+    --------
+    >>> groups = {"g": (("Intercept", "x"), (0.0, 2.0), True)}
+    >>> p = resolve(None, coefficient_names=("Intercept", "x"), column_means=(1.0, 3.0), column_sds=(0.0, 2.0),
+    ...             has_intercept=True, response_mean=5.0, response_sd=4.0, groups=groups)
+    >>> p.fixef[1], p.sigma
+    (Normal(mu=0, sigma=5), HalfStudentT(nu=4, sigma=4))
+    """
+
+    coefficients: tuple[str, ...]
+    fixef: tuple[Prior, ...]
+    centred_intercept: bool
+    column_means: tuple[float, ...] = field(repr=False)
+    effects: dict[str, tuple[str, ...]] = field(repr=False)
+    sd: dict[str, tuple[Prior, ...]]
+    corr: dict[str, Prior | None]
+    sigma: Prior
+    given: frozenset[str]
+    chosen: frozenset[str] = field(repr=False)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the joint prior on β is normal, flat directions allowed."""
+        return all(prior.name in ("Normal", "Flat") for prior in self.fixef)
+
+    @property
+    def flat(self) -> bool:
+        """Whether every prior is uniform: on β, sd, correlations and σ."""
+        scales = (*(prior for group in self.sd.values() for prior in group), self.sigma)
+        correlations = [prior for prior in self.corr.values() if prior is not None]
+        return (
+            all(prior.name == "Flat" for prior in self.fixef)
+            and all(prior.name == "HalfFlat" for prior in scales)
+            and all(prior.args["eta"] == 1 for prior in correlations)
+        )
+
+    @property
+    def fixef_transform(self) -> NDArray[np.float64]:
+        """(p, p) matrix T: the prior of coefficient j applies to entry j of T β. Its determinant is 1."""
+        transform = np.eye(len(self.fixef))
+        if self.centred_intercept:
+            j = self.coefficients.index("Intercept")
+            transform[j] = self.column_means
+            transform[j, j] = 1.0
+        return transform
+
+    @property
+    def fixef_mean(self) -> NDArray[np.float64] | None:
+        """(p,) mean m of the joint normal prior on the reported β, 0 where flat; None unless `gaussian`."""
+        if not self.gaussian:
+            return None
+        centre = np.array([prior.args.get("mu", 0.0) for prior in self.fixef])
+        return 2 * centre - self.fixef_transform @ centre if self.centred_intercept else centre
+
+    @property
+    def fixef_root(self) -> NDArray[np.float64] | None:
+        """(p, p) matrix R with P0 = RᵀR, rows of zeros where flat; None unless `gaussian`."""
+        if not self.gaussian:
+            return None
+        scale = np.array([prior.args.get("sigma", np.inf) for prior in self.fixef])
+        return self.fixef_transform / scale[:, None]
+
+    @property
+    def fixef_precision(self) -> NDArray[np.float64] | None:
+        """(p, p) precision P0 of the joint normal prior on the reported β, 0 where flat; None unless `gaussian`."""
+        root = self.fixef_root
+        return None if root is None else root.T @ root
+
+    @property
+    def fixef_logconstant(self) -> float | None:
+        """Log density of the joint normal prior at its mean (flat ones count 0); None unless `gaussian`."""
+        if not self.gaussian:
+            return None
+        return -sum(math.log(p.args["sigma"]) + 0.5 * math.log(2 * math.pi) for p in self.fixef if p.name == "Normal")
+
+    def parameters(self) -> dict[str, Prior]:
+        """Every parameter's prior by the parameter's name: ``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma``."""
+        named = {f"fixef[{name}]": prior for name, prior in zip(self.coefficients, self.fixef, strict=True)}
+        for group, effects in self.effects.items():
+            named |= {f"sd_{group}[{name}]": prior for name, prior in zip(effects, self.sd[group], strict=True)}
+        named |= {f"corr_{group}": prior for group, prior in self.corr.items() if prior is not None}
+        return named | {"sigma": self.sigma}
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Rows for printing: parameter, prior, and ``"given"`` or ``"default"``."""
+        centred = "fixef[Intercept]" if self.centred_intercept else None
+        return [
+            (
+                name,
+                f"{prior} at the predictor means" if name == centred else str(prior),
+                "given" if name in self.chosen else "default",
+            )
+            for name, prior in self.parameters().items()
+        ]
+
+
+def _keys(coefficients: Sequence[str], groups: Mapping[str, Group]) -> dict[str, tuple[str, ...]]:
+    """Every valid key with the parameters it names, broad ones first; a plain name another key has means that other."""
+    narrow = {f"fixef[{name}]": (f"fixef[{name}]",) for name in coefficients}
+    broad = {"fixef": tuple(narrow)} if narrow else {}
+    for group, (effects, _, correlated) in groups.items():
+        own = tuple(f"sd_{group}[{name}]" for name in effects)
+        narrow |= {name: (name,) for name in own}
+        broad[f"sd_{group}"] = own
+        if correlated:
+            broad[f"corr_{group}"] = (f"corr_{group}",)
+    broad["sigma"] = ("sigma",)
+    plain = {name: (f"fixef[{name}]",) for name in coefficients if name not in broad and name not in narrow}
+    return broad | plain | narrow
+
+
+def _unknown(key: Any, keys: Mapping[str, Any], groups: Mapping[str, Group]) -> PriorError:
+    valid = f"Valid keys: {', '.join(keys)}."
+    text = str(key)
+    if text.removeprefix("corr_") in groups and text.startswith("corr_"):
+        return PriorError(f"{text!r}: no two effects of {text[5:]!r} are correlated in this model. {valid}")
+    guess = {"common": "fixef", "group_specific": "sd_<group>"}.get(text) or f"sd_{text.partition('|')[2]}"
+    close = [guess] if guess in keys else difflib.get_close_matches(text, keys, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return PriorError(f"No parameter of this model is called {key!r}.{hint} {valid}")
+
+
+def _placed(parameter: str, prior: Prior) -> Prior:
+    """The prior as it holds for this parameter, or the reason why it cannot."""
+    if parameter.startswith("corr_"):
+        if prior.name != "LKJ":
+            raise PriorError(f"{parameter}: correlations take Prior('LKJ', eta=...), not {prior}.")
+        return prior
+    if prior.name == "LKJ":
+        raise PriorError(f"{parameter}: {prior} is a prior for correlations (key 'corr_<group>').")
+    if parameter.startswith("fixef[") or prior.nonnegative is not False:
+        return prior
+    if prior.name == "Flat":
+        return Prior("HalfFlat")
+    better = f"use {_HALF_VERSION.get(prior.name, 'HalfNormal')}" if prior.name != "Uniform" else "use lower=0 or above"
+    raise PriorError(f"{parameter} is a standard deviation and {prior} reaches below zero; {better}.")
+
+
+def _assigned(given: Any, keys: Mapping[str, tuple[str, ...]], groups: Mapping[str, Group]) -> dict[str, Prior]:
+    """The user's prior for each parameter that has one; a narrow key wins over a broad one."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise PriorError(f"priors= takes None, 'flat', or a dict from names to priors; got {given!r}.")
+    for key in given:
+        if key not in keys:
+            raise _unknown(key, keys, groups)
+    owner: dict[str, str] = {}
+    for key, parameters in keys.items():
+        if key in given:
+            owner |= dict.fromkeys(parameters, key)
+    twice = [key for key in given if f"fixef[{key}]" in given and keys[key] == (f"fixef[{key}]",)]
+    if twice:
+        raise PriorError(f"{twice[0]!r} and 'fixef[{twice[0]}]' name the same coefficient: give one of them.")
+    idle = sorted(set(given) - set(owner.values()))
+    if idle:
+        raise PriorError(
+            f"The prior {idle[0]!r} applies to nothing: every parameter it names has a prior under its own key."
+        )
+    return {parameter: _placed(parameter, Prior.of(given[key])) for parameter, key in owner.items()}
+
+
+def _flat(keys: Mapping[str, tuple[str, ...]]) -> dict[str, Prior]:
+    parameters = {name for names in keys.values() for name in names}
+    return {
+        name: Prior("LKJ", eta=1) if name.startswith("corr_") else _placed(name, Prior("Flat")) for name in parameters
+    }
+
+
+def _scaled(parameter: str, name: str, scale: float, **args: Any) -> Prior:
+    if not 0 < scale < math.inf:
+        raise PriorError(
+            f"{parameter} has no default prior: its scale would be {scale}. Is the response, or the column, constant "
+            f"or beyond 1e308? Give the prior: priors={{{parameter!r}: Prior({name!r}, sigma=...)}}."
+        )
+    return Prior(name, sigma=scale, **args)
+
+
+def _varies(mean: float, sd: float) -> bool:
+    return sd > ROUNDING * abs(mean)
+
+
+def _wide(rule: float, columns: Sequence[tuple[float, float]]) -> float:
+    """Default scale of an intercept, given 2.5 sd(y) and (mean, sd) of the columns whose slope keeps its default."""
+    return math.hypot(rule, *(rule * (mean / sd) for mean, sd in columns if _varies(mean, sd)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """The default priors, once the response and the columns are known."""
+
+    response_mean: float
+    response_sd: float
+    wide: float
+    has_intercept: bool
+
+    def coefficient(self, name: str, mean: float, sd: float) -> Prior:
+        if name == "fixef[Intercept]" and self.has_intercept:
+            return _scaled(name, "Normal", self.wide, mu=self.response_mean)
+        if _varies(mean, sd):
+            return _scaled(name, "Normal", SD_RULE * self.response_sd / sd, mu=0.0)
+        if mean == 0:
+            raise PriorError(f"{name} has no default prior: its column is zero in every row.")
+        return _scaled(name, "Normal", self.wide / abs(mean), mu=self.response_mean / mean)
+
+    def deviation(self, name: str, sd: float) -> Prior:
+        return _scaled(name, "HalfNormal", SD_RULE * self.response_sd / sd if sd > 0 else self.wide)
+
+
+def resolve(
+    given: Any,
+    *,
+    coefficient_names: Sequence[str],
+    column_means: Sequence[float],
+    column_sds: Sequence[float],
+    has_intercept: bool,
+    response_mean: float,
+    response_sd: float,
+    groups: Mapping[str, Group],
+) -> Priors:
+    """The priors of a model: the given ones, and Bambi's default scales for the others.
+
+    With s = 2.5 sd(y) and w² = s² + Σ (s x̄_j / s_j)² over the slopes that keep their default: slope j
+    Normal(0, s/s_j); Intercept Normal(ȳ, w) at the predictor means; a group's intercept sd HalfNormal(w), its slopes'
+    sd HalfNormal(s/s_j); sigma HalfStudentT(4, sd(y)); correlations LKJ(1). The coefficient of a constant column c
+    other than the Intercept is an intercept divided by c.
+
+    Parameters
+    ----------
+    given : None, "flat" or mapping
+        Keys ``"Intercept"``, a coefficient's name or ``"fixef[name]"``, ``"fixef"`` (all other coefficients, the
+        Intercept included), ``"sd_g"``, ``"sd_g[effect]"``, ``"corr_g"``, ``"sigma"``. Where a column is called like
+        another key, the plain key means the parameter. ``"flat"``: uniform on β, sd, correlations and σ.
+    coefficient_names : sequence of str
+        The p columns of X.
+    column_means, column_sds : (p,) sequences of float
+        Their means and standard deviations (ddof 0).
+    has_intercept : bool
+        Whether a column called ``Intercept`` is the intercept.
+    response_mean, response_sd : float
+        Of the response (ddof 0); 0 and 1 for a response that sets no scale.
+    groups : mapping of str to (effect names, effect column sds, correlated)
+        Per grouping factor; an effect's sd is 0 or NaN for an intercept.
+
+    Returns
+    -------
+    Priors
+        What is in use.
+
+    Raises
+    ------
+    PriorError
+        A key names nothing, a prior does not suit its parameter, or a default has no scale.
+
+    Examples
+    --------
+    >>> p = resolve({"sigma": Prior("HalfNormal", sigma=1)}, coefficient_names=("Intercept",), column_means=(1.0,),
+    ...             column_sds=(0.0,), has_intercept=True, response_mean=5.0, response_sd=4.0, groups={})
+    >>> p.describe()[0]
+    ('fixef[Intercept]', 'Normal(mu=5, sigma=10) at the predictor means', 'default')
+    """
+    keys = _keys(coefficient_names, groups)
+    chosen = _flat(keys) if isinstance(given, str) and given == "flat" else _assigned(given, keys, groups)
+    columns = list(zip((f"fixef[{name}]" for name in coefficient_names), column_means, column_sds, strict=True))
+    wide = _wide(SD_RULE * response_sd, [(mean, sd) for name, mean, sd in columns if name not in chosen])
+    scale = _Scale(float(response_mean), float(response_sd), wide, has_intercept)
+    return Priors(
+        coefficients=tuple(coefficient_names),
+        fixef=tuple(chosen.get(name) or scale.coefficient(name, mean, sd) for name, mean, sd in columns),
+        centred_intercept=has_intercept and "fixef[Intercept]" not in chosen,
+        column_means=tuple(float(mean) for mean in column_means),
+        effects={group: tuple(effects) for group, (effects, _, _) in groups.items()},
+        sd={
+            group: tuple(
+                chosen.get(name) or scale.deviation(name, sd)
+                for name, sd in zip((f"sd_{group}[{effect}]" for effect in effects), sds, strict=True)
+            )
+            for group, (effects, sds, _) in groups.items()
+        },
+        corr={
+            group: chosen.get(f"corr_{group}", Prior("LKJ", eta=1)) if correlated else None
+            for group, (_, _, correlated) in groups.items()
+        },
+        sigma=chosen.get("sigma") or _scaled("sigma", "HalfStudentT", response_sd, nu=4),
+        given=frozenset({"flat"} if isinstance(given, str) else given or ()),
+        chosen=frozenset(chosen),
+    )
