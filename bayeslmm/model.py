@@ -1,0 +1,361 @@
+"""Model = formula + design + family + priors: written once, frozen, printable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from bayeslmm.design import Design, build
+from bayeslmm.errors import FormulaError, MethodError, NotSupportedError
+from bayeslmm.exact.gaussian import Gaussian
+from bayeslmm.exact.products import Products, power_of_two, products, public_order
+from bayeslmm.formula import Formula, parse
+from bayeslmm.priors import Priors, resolve
+from bayeslmm.stages import Stages
+from bayeslmm.terms import RandomTerm
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class Model:
+    """A hierarchical model and its data: ``y = offset + X beta + Z u + e``, ``u ~ N(0, G)``, ``e ~ N(0, sigma² W⁻¹)``.
+
+    Parameters
+    ----------
+    formula : str
+        lme4's grammar: ``"Reaction ~ Days + (Days | Subject)"``.
+    data : table
+        pandas, Polars or PyArrow table, or a dict of arrays.
+    family : str
+        Distribution of the response given the effects; ``"gaussian"``.
+    link : str, optional
+        Link function; ``"identity"``.
+    priors : mapping or "flat", optional
+        Keys are coefficient names, ``"fixef"``, ``"sd_Subject"``, ``"sd_Subject[Days]"``, ``"corr_Subject"``, ``"sigma"``.
+        What is not given has Bambi's default scale.
+    weights, offset : str or array, optional
+        Prior weights (the residual variance of row i is ``sigma**2 / w[i]``) and a known addend; column or array.
+    known : mapping, optional
+        Known covariances across levels; not supported yet, so it must be None.
+    contrasts : mapping, optional
+        Coding of factors, ``{"treat": "sum"}``: "treatment", "sum", "helmert" or "poly".
+    missing : {"drop", "error"}
+        What to do with rows where a needed value is missing.
+
+    Attributes
+    ----------
+    formula : Formula
+    design : Design
+    family, link : str
+    priors : Priors
+        The priors in use, given or default.
+
+    Raises
+    ------
+    FormulaError, DataError, PriorError, NotSupportedError
+        What cannot be read, encoded or fitted, and where.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": ["a", "a", "b", "b", "c", "c"]}
+    >>> model = bl.Model("y ~ 1 + (1 | g)", data)
+    >>> model.X.shape, model.Z.shape
+    ((6, 1), (6, 3))
+    """
+
+    formula: Formula
+    design: Design
+    family: str
+    link: str
+    priors: Priors
+    stages: Stages | None
+    arguments: Mapping[str, Any] = field(repr=False)
+
+    def __init__(
+        self,
+        formula: str,
+        data: Any,
+        family: str = "gaussian",
+        link: str | None = None,
+        priors: Any = None,
+        weights: str | Sequence[float] | None = None,
+        offset: str | Sequence[float] | None = None,
+        known: Mapping[str, Any] | None = None,
+        contrasts: Mapping[str, str] | None = None,
+        missing: str = "drop",
+    ) -> None:
+        _check_supported(family, link, known)
+        arguments = {
+            "formula": formula, "data": data, "family": family, "link": link, "priors": priors, "weights": weights,
+            "offset": offset, "known": known, "contrasts": contrasts, "missing": missing,
+        }  # fmt: skip
+        parsed = parse(formula)
+        design = build(parsed, data, weights=weights, offset=offset, contrasts=contrasts, missing=missing)
+        self._set(
+            formula=parsed,
+            design=design,
+            family=family,
+            link=link or "identity",
+            priors=_priors(priors, design),
+            stages=None,
+            arguments=arguments,
+        )
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_stages(cls, first: str, second: Mapping[str, Mapping[str, Any]], data: Any, **options: Any) -> Model:
+        """Build a model from its two stages.
+
+        Parameters
+        ----------
+        first : str
+            Level 1: a formula without random terms, ``"score ~ 1 + ses"``.
+        second : mapping
+            For each group, which level-1 coefficients vary over it and with what predictors:
+            ``{"school": {"1": "1 + sector", "ses": "1 + sector"}}``.
+        data : table
+            As for `Model`.
+        **options
+            The other arguments of `Model`.
+
+        Returns
+        -------
+        Model
+            The same model as the written-out formula; ``print`` shows both stages.
+
+        Raises
+        ------
+        SpecificationError
+            A stage cannot be read, or names a coefficient that level 1 does not have.
+
+        Examples
+        --------
+        >>> import bayeslmm as bl
+        >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
+        >>> bl.Model.from_stages("y ~ 1", {"g": {"1": "1"}}, data).formula.text
+        'y ~ 1 + (1 | g)'
+        """
+        stages = Stages.read(first, second)
+        model = cls(stages.formula(), data, **options)
+        model._set(stages=stages)
+        return model
+
+    def update(self, formula: str | None = None, data: Any = None, **changes: Any) -> Model:
+        """Return a new model with some arguments changed.
+
+        Parameters
+        ----------
+        formula : str, optional
+            A new formula, in which ``.`` on either side stands for the old one: ``". ~ . + x"``, ``"log(.) ~ ."``,
+            ``". ~ . - (1 | g)"``.
+        data : table, optional
+            Other data.
+        **changes
+            Any other argument of `Model`.
+
+        Returns
+        -------
+        Model
+
+        Examples
+        --------
+        >>> import bayeslmm as bl
+        >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "x": [1, 2, 3, 1, 2, 3], "g": list("aabbcc")}
+        >>> bl.Model("y ~ 1 + (1 | g)", data).update(". ~ . + x").formula.text
+        'y ~ 1 + (1 | g) + x'
+        """
+        unknown = set(changes) - set(self.arguments)
+        if unknown:
+            raise MethodError(f"Model has no argument {sorted(unknown)[0]!r}; it has {', '.join(self.arguments)}")
+        new = dict(self.arguments) | changes
+        if formula is not None:
+            new["formula"] = updated_formula(str(new["formula"]), formula)
+        if data is not None:
+            new["data"] = data
+        return Model(**new)
+
+    @property
+    def X(self) -> Array:
+        """Fixed-effects columns (n, p)."""
+        return self.design.fixed.X
+
+    @cached_property
+    def terms(self) -> tuple[RandomTerm, ...]:
+        """Random terms in theta's order: by decreasing number of levels."""
+        return tuple(self.design.random[t] for t in public_order(self.design))
+
+    @cached_property
+    def Z(self) -> sp.csr_array:
+        """Random-effects columns (n, q), sparse; terms in theta's order, within a term level by level."""
+        n = self.design.nobs
+        blocks = [sp.csr_array((n, 0))]
+        for term in self.terms:
+            k = len(term.effects)
+            columns = term.codes[:, None] * k + np.arange(k)
+            pointer = np.arange(n + 1) * k
+            block = sp.csr_array((term.columns.ravel(), columns.ravel(), pointer), shape=(n, term.size))
+            blocks.append(block)
+        return sp.csr_array(sp.hstack(blocks, format="csr"))
+
+    def Lambda(self, theta: Array | Sequence[float]) -> sp.csc_array:
+        """Relative covariance factor Λ(θ) (q, q), sparse lower triangular: ``Var(u) = sigma² Λ Λ'``."""
+        factors = self.factors(theta)
+        blocks = [sp.kron(sp.eye_array(len(term.levels)), lam) for term, lam in zip(self.terms, factors, strict=True)]
+        return sp.csc_array(sp.block_diag(blocks, format="csc")) if blocks else sp.csc_array((0, 0))
+
+    def factors(self, theta: Array | Sequence[float]) -> list[Array]:
+        """The k x k factor λ of each term, in theta's order."""
+        theta = np.asarray(theta, float)
+        if theta.shape != (self.n_theta,):
+            raise MethodError(f"theta has shape {theta.shape}; this model has {self.n_theta}: {', '.join(self.theta_names)}")
+        ends = np.cumsum([term.covariance.n_theta for term in self.terms])[:-1] if self.terms else []
+        parts = np.split(theta, ends) if self.terms else []
+        return [term.covariance.factor(part) for term, part in zip(self.terms, parts, strict=True)]
+
+    @property
+    def n_theta(self) -> int:
+        """Number of covariance parameters besides sigma."""
+        return sum(term.covariance.n_theta for term in self.terms)
+
+    @property
+    def theta_names(self) -> tuple[str, ...]:
+        """A name for each entry of theta: `Subject.Intercept`, `Subject.Days.Intercept`, …"""
+        names = []
+        for term in self.terms:
+            for row, column in zip(*term.covariance.pattern, strict=True):
+                parts = [term.group, term.effects[row]] + ([term.effects[column]] if row != column else [])
+                names.append(".".join(parts))
+        return tuple(names)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Grouping factors, in theta's order."""
+        return tuple(dict.fromkeys(term.group for term in self.terms))
+
+    def effects(self, group: str) -> tuple[str, ...]:
+        """Effects on one grouping factor, over all its terms, in the formula's order."""
+        return tuple(effect for term in self.design.random if term.group == group for effect in term.effects)
+
+    def levels(self, group: str) -> tuple[str, ...]:
+        """Levels of one grouping factor."""
+        return next(term.levels for term in self.design.random if term.group == group)
+
+    def pairs(self, group: str) -> tuple[tuple[int, int], ...]:
+        """Positions (i, j), i < j, in `effects(group)` of the correlated effects, term by term."""
+        pairs, at = [], 0
+        for term in self.design.random:
+            if term.group == group:
+                pairs += [(at + i, at + j) for i, j in term.covariance.pairs]
+                at += len(term.effects)
+        return tuple(pairs)
+
+    @cached_property
+    def products(self) -> Products:
+        """The cross-products of the data, taken once."""
+        return products(self.design)
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """The marginal densities as functions of theta."""
+        return Gaussian(self.products)
+
+    @cached_property
+    def flat_priors(self) -> Priors:
+        """Uniform priors on β, sd, correlations and σ."""
+        return _priors("flat", self.design)
+
+    def __repr__(self) -> str:
+        return f"Model({self.formula.text!r}, {self.design.nobs} rows)"
+
+    def __str__(self) -> str:
+        return "\n".join([*self._equations(), "", *self._data(), "", *self._prior_lines()])
+
+    def _equations(self) -> list[str]:
+        scale = "σ²" if self.design.weights is None else "σ²/w[i]"
+        fixed = "X[i]·β" if self.design.fixed.names else "0"
+        offset = "offset[i] + " if self.design.offset is not None else ""
+        indices = [re.sub(r"\W", "_", group).lower()[:12] for group in self.groups]
+        random = "".join(f" + z_{g}[i]·u_{g}[{g}[i]]" for g in indices)
+        lines = [f"{self.formula.text}", "", f"stage 1   {self.design.response}[i] ~ Normal({offset}{fixed}{random}, {scale})"]
+        for group, short in zip(self.groups, indices, strict=True):
+            shapes = ", ".join(f"({', '.join(t.effects)}) {t.covariance.label}" for t in self.terms if t.group == group)
+            lines.append(f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(self.levels(group))};  {shapes}")
+        if self.stages is not None:
+            lines += ["", str(self.stages)]
+        return lines
+
+    def _data(self) -> list[str]:
+        design = self.design
+        lines = [f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")]
+        lines.append(f"β         {', '.join(design.fixed.names) or 'none'}")
+        if design.fixed.dropped:
+            lines.append(f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)")
+        sizes = ", ".join(f"{g}: {len(self.levels(g))} levels x {len(self.effects(g))}" for g in self.groups)
+        lines.append(f"u         {sizes or 'none'}")
+        lines.append(f"blocks    {self.products.structure}")
+        return lines
+
+    def _prior_lines(self) -> list[str]:
+        rows = self.priors.describe()
+        width = max(len(name) for name, _, _ in rows)
+        return ["priors (for the posterior and MAP)"] + [f"  {n:<{width}}  {p}  ({w})" for n, p, w in rows]
+
+
+def _check_supported(family: str, link: str | None, known: Mapping[str, Any] | None) -> None:
+    if family != "gaussian":
+        raise NotSupportedError(f'family={family!r} cannot be fitted yet; this version has family="gaussian"')
+    if link not in (None, "identity"):
+        raise NotSupportedError(f'link={link!r} cannot be fitted for the gaussian family; use "identity", or transform y')
+    if known:
+        raise NotSupportedError("known covariances across levels (known=) cannot be fitted yet; leave it out")
+
+
+def _priors(given: Any, design: Design) -> Priors:
+    groups: dict[str, tuple[list[str], list[float], bool]] = {}
+    for term in design.random:
+        effects, sds, correlated = groups.get(term.group, ([], [], False))
+        effects += term.effects
+        sds += [float(sd) for sd in term.columns.std(axis=0)]
+        groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
+    X = design.fixed.X
+    size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
+    return resolve(
+        given,
+        coefficient_names=design.fixed.names,
+        column_means=X.mean(axis=0).tolist(),
+        column_sds=X.std(axis=0).tolist(),
+        has_intercept="Intercept" in design.fixed.names,
+        response_mean=float((design.y / size).mean()) * size,
+        response_sd=float((design.y / size).std()) * size,
+        groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
+    )
+
+
+def updated_formula(old: str, new: str) -> str:
+    """The formula `new` with ``.`` standing for the sides of `old`; ``- (1 | g)`` takes a random term out."""
+    if new.count("~") != 1:
+        raise FormulaError("an updated formula needs one ~, as in '. ~ . + x'", new, None)
+    sides = [side.strip() for side in old.split("~")]
+    left, right = (re.sub(r"(?<![\w.])\.(?![\w.])", lambda _, s=side: s, part.strip()) for side, part in zip(sides, new.split("~"), strict=True))
+    for removal in re.findall(r"-\s*\([^()]*\|[^()]*\)", right):
+        right = right.replace(removal, "", 1)
+        target = re.sub(r"\s", "", removal.lstrip("- "))
+        for term in re.findall(r"\([^()]*\|[^()]*\)", right):
+            if re.sub(r"\s", "", term) == target:
+                right = re.sub(rf"\s*\+?\s*{re.escape(term)}", "", right, count=1)
+                break
+        else:
+            raise FormulaError(f"the formula has no term {removal.lstrip('- ')}", old)
+    return f"{left} ~ {right.strip().removeprefix('+').strip() or '1'}"
