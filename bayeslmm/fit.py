@@ -1,0 +1,247 @@
+"""Model → PointFit: the mode of the model's own marginal density, by REML, ML or MAP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+
+from bayeslmm.covariance import Covariance, Diagonal
+from bayeslmm.direct import Direct, FlatDirect
+from bayeslmm.errors import ExactFitError, MethodError
+from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, level, profile
+from bayeslmm.model import Model
+from bayeslmm.optimise import Optimum, minimise, orthogonal_basis
+from bayeslmm.result import PointFit, coefficient_covariance
+
+Array = NDArray[np.float64]
+Method = Literal["REML", "ML", "MAP"]
+# A relative standard deviation (effect column scaled to root mean square 1) at which the residual is nothing.
+LARGEST_THETA = 1e5
+
+
+def fit(
+    model: Model,
+    method: Method = "REML",
+    *,
+    start: Array | None = None,
+    fixed: Mapping[str, float] | None = None,
+    fixef: Literal["integrated", "joint"] = "integrated",
+) -> PointFit:
+    """Estimate a Gaussian mixed model by REML, ML or MAP.
+
+    ML maximises the marginal density of y over (β, θ, σ); REML over (θ, σ) with β integrated over a flat prior; MAP
+    maximises the posterior density of the natural parameters (sd, correlations, σ; and β if ``fixef="joint"``) without
+    Jacobian. With ``priors="flat"`` MAP is REML (``"integrated"``) or ML (``"joint"``).
+
+    Parameters
+    ----------
+    model : Model
+        What to fit.
+    method : {"REML", "ML", "MAP"}
+        The criterion.
+    start : ndarray, optional
+        Theta to start from, lme4's order; otherwise every effect is as large as the residual.
+    fixed : mapping, optional
+        Parameters held at a value: ``{"sd_Subject[Days]": 6.0, "sigma": 25.0}``; ``"sd_Subject"`` holds all its effects;
+        ``"corr_Subject[Intercept, Days]"`` where a term has two effects.
+    fixef : {"integrated", "joint"}
+        For MAP: β integrated out, or maximised with the rest.
+
+    Returns
+    -------
+    PointFit
+
+    Raises
+    ------
+    ExactFitError
+        The model reproduces the response, so that the density is unbounded.
+    MethodError
+        The method or an option has no meaning for this model.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
+    >>> bl.fit(bl.Model("y ~ 1 + (1 | g)", data)).fixef.round(3).to_dict()
+    {'Intercept': 3.75}
+    """
+    if method not in ("REML", "ML", "MAP"):
+        raise MethodError(f'method={method!r} is not known for a Gaussian model; use "REML", "ML" or "MAP"')
+    if fixef not in ("integrated", "joint"):
+        raise MethodError(f'fixef={fixef!r} is not known; use "integrated" or "joint"')
+    if fixef == "joint" and method != "MAP":
+        raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
+    begin = _start(model, start)
+    if fixed:
+        return _fit_natural(model, method, fixef, begin, fixed)
+    if method == "MAP":
+        return _fit_map(model, fixef, begin)
+    reml = method == "REML"
+    optimum = minimise(
+        lambda theta: model.gaussian.deviance_gradient(theta, reml), begin, _covariances(model), _basis(model)
+    )
+    _check_bounded(model, optimum.theta)
+    at = model.gaussian.marginal(optimum.theta)
+    found = model.gaussian.profile(optimum.theta, reml)
+    degrees = model.design.nobs - (len(found.beta) if reml else 0)
+    sigma = float(np.sqrt(found.rss / degrees) * model.products.y_scale)
+    return PointFit(
+        model=model,
+        method=method,
+        theta=optimum.theta,
+        sigma=sigma,
+        beta=model.products.beta(found.beta),
+        beta_covariance=coefficient_covariance(model, at.S, sigma),
+        loglik=-0.5 * float(optimum.value),
+        logposterior=None,
+        optimum=optimum,
+    )
+
+
+def _covariances(model: Model) -> list[Covariance]:
+    return [term.covariance for term in model.terms]
+
+
+def _basis(model: Model, further: int = 0) -> Array:
+    return np.asarray(block_diag(orthogonal_basis(model.terms), np.eye(further)))
+
+
+def _start(model: Model, start: Array | None) -> Array:
+    if start is None:
+        ones = [c.is_diagonal.astype(float) for c in _covariances(model)]
+        return np.asarray(_basis(model) @ np.concatenate([np.empty(0), *ones]))
+    start = np.asarray(start, float)
+    if start.shape != (model.n_theta,) or not np.isfinite(start).all():
+        raise MethodError(f"start must hold {model.n_theta} finite numbers: {', '.join(model.theta_names)}")
+    return start
+
+
+def _check_bounded(model: Model, theta: Array) -> None:
+    large = np.abs(np.linalg.solve(_basis(model), theta)) > LARGEST_THETA
+    if large.any():
+        name = model.theta_names[int(large.argmax())]
+        raise ExactFitError(
+            f"the residual variance goes to 0 relative to the variance of {name}: the random effects reproduce the response "
+            f"{model.design.response!r}. Remove the term, or check for a response that is constant within the levels"
+        )
+
+
+def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
+    """MAP over (theta, log σ), sd and correlations computed from them."""
+    direct = Direct(model)
+    if not model.priors.gaussian:
+        return _fit_explicit(model, direct, fixef, begin)
+    mode = INTEGRATED if fixef == "integrated" else JOINT
+    scale = model.products.y_scale
+
+    def objective(x: Array) -> tuple[float, Array]:
+        return direct.minus_twice_at(x[:-1], float(x[-1]), mode)
+
+    rough = _rough_sigma(model, begin)
+    x0 = np.append(begin, np.log(rough / scale))
+    optimum = minimise(objective, x0, _covariances(model), _basis(model, 1))
+    theta, sigma = optimum.theta[:-1], float(np.exp(optimum.theta[-1])) * scale
+    _check_bounded(model, theta)
+    at = model.gaussian.marginal(theta)
+    found = level(at.S, at.logdet, model.design.nobs, sigma / scale, *direct.normal_prior, mode)
+    beta = model.products.beta(found.beta)
+    return PointFit(
+        model=model,
+        method="MAP",
+        theta=theta,
+        sigma=sigma,
+        beta=beta,
+        beta_covariance=coefficient_covariance(model, at.S, sigma, direct.scaled_precision),
+        loglik=loglik_at(model, theta, sigma, beta),
+        logposterior=-0.5 * float(optimum.value),
+        optimum=optimum,
+    )
+
+
+def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> PointFit:
+    """MAP over (theta, log σ, β), where the prior on β is not normal."""
+    if fixef == "integrated":
+        raise MethodError('the prior on β is not normal, so β cannot be integrated out in closed form; use fixef="joint"')
+    m, p, scale = model.n_theta, model.products.n_fixed, model.products.y_scale
+
+    def objective(x: Array) -> tuple[float, Array]:
+        return direct.minus_twice_at(x[:m], float(x[m]), JOINT, x[m + 1 :])
+
+    x0 = np.concatenate([begin, [np.log(_rough_sigma(model, begin) / scale)], np.zeros(p)])
+    optimum = minimise(objective, x0, _covariances(model), _basis(model, p + 1))
+    theta, sigma = optimum.theta[:m], float(np.exp(optimum.theta[m])) * scale
+    _check_bounded(model, theta)
+    curvature = np.linalg.inv(0.5 * optimum.hessian[m + 1 :, m + 1 :])
+    back = direct.back
+    beta = model.products.beta(optimum.theta[m + 1 :])
+    return PointFit(
+        model=model,
+        method="MAP",
+        theta=theta,
+        sigma=sigma,
+        beta=beta,
+        beta_covariance=back @ curvature @ back.T,
+        loglik=loglik_at(model, theta, sigma, beta),
+        logposterior=-0.5 * float(optimum.value),
+        optimum=optimum,
+    )
+
+
+def _rough_sigma(model: Model, theta: Array) -> float:
+    at = model.gaussian.marginal(theta)
+    found = profile(at.S, at.logdet, model.design.nobs, True)
+    return float(np.sqrt(found.rss / (model.design.nobs - len(found.beta))) * model.products.y_scale)
+
+
+def loglik_at(model: Model, theta: Array, sigma: float, beta: Array) -> float:
+    """ML log-likelihood at (β, θ, σ), full constants."""
+    products = model.products
+    at = model.gaussian.marginal(theta)
+    contrast = np.append(-products.R @ (beta - products.beta_ols) / products.y_scale, 1.0)
+    rss = float(contrast @ at.S @ contrast) * products.y_scale**2
+    n = model.design.nobs
+    return -0.5 * (at.logdet - products.sum_log_weights + n * (LOG_2PI + 2.0 * np.log(sigma)) + rss / sigma**2)
+
+
+def _fit_natural(model: Model, method: str, fixef: str, begin: Array, fixed: Mapping[str, float]) -> PointFit:
+    """Any method over (sd, correlations, log σ), some of them held."""
+    direct = Direct(model) if method == "MAP" else FlatDirect(model)
+    if not direct.gaussian:
+        raise MethodError("fixed= with a prior on β that is not normal is not available; use a Normal prior on β")
+    mode = INTEGRATED if method == "REML" or (method == "MAP" and fixef == "integrated") else JOINT
+    held, free = direct.hold(fixed)
+    x0 = direct.coordinates(begin, _rough_sigma(model, begin))
+    x0[~free] = held[~free]
+
+    def objective(part: Array) -> tuple[float, Array]:
+        x = x0.copy()
+        x[free] = part
+        value, gradient = direct.minus_twice_natural(x, mode)
+        return value, gradient[free]
+
+    n_sd = int(free[: direct.n_sd].sum())
+    unit = np.append(direct.sd_unit[free[: direct.n_sd]], np.ones(int(free.sum()) - n_sd))
+    optimum: Optimum = minimise(objective, x0[free], [Diagonal(1)] * n_sd, unit)
+    x = x0.copy()
+    x[free] = optimum.theta
+    theta, sigma = direct.theta_sigma(x)
+    at = model.gaussian.marginal(theta)
+    found = level(at.S, at.logdet, model.design.nobs, sigma / model.products.y_scale, *direct.normal_prior, mode)
+    beta = model.products.beta(found.beta)
+    value = -0.5 * float(optimum.value)
+    return PointFit(
+        model=model,
+        method=method,
+        theta=theta,
+        sigma=sigma,
+        beta=beta,
+        beta_covariance=coefficient_covariance(model, at.S, sigma, direct.scaled_precision),
+        loglik=loglik_at(model, theta, sigma, beta) if method == "MAP" else value,
+        logposterior=value if method == "MAP" else None,
+        optimum=optimum,
+        fixed=direct.names_held(fixed),
+    )
