@@ -1,0 +1,114 @@
+"""The same model for other packages; what they cannot express raises, naming it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bayeslmm.errors import NotSupportedError
+from bayeslmm.model import Model
+from bayeslmm.priors import Prior
+
+
+def to_bambi(model: Model) -> Any:
+    """The model as a `bambi.Model` with the same priors.
+
+    Parameters
+    ----------
+    model : Model
+        A Gaussian model without correlated effects, weights or arrays as offset.
+
+    Returns
+    -------
+    bambi.Model
+        Its group effects are non-centred; its names are Bambi's (``1|g_sigma`` for ``sd_g[Intercept]``).
+
+    Raises
+    ------
+    NotSupportedError
+        Bambi 0.21 has no correlated group effects, no prior weights on a Gaussian response that keep its meaning, and
+        no contrasts, nor LKJ priors; the message names what the model needs.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl                                                       # doctest: +SKIP
+    >>> bl.to_bambi(bl.Model("y ~ x + (1 | g)", data)).build()                      # doctest: +SKIP
+    """
+    _check_expressible(model)
+    import bambi
+    import pandas as pd
+
+    from bayeslmm.columns import frame_of, names_of
+
+    source = model.arguments["data"]
+    frame = frame_of(source, names_of(source)).iloc[model.design.rows].reset_index(drop=True)
+    for group in model.groups:
+        if ":" in group:
+            frame[_joined(group)] = pd.Categorical([model.levels(group)[c] for c in _codes(model, group)])
+        else:
+            frame[group] = pd.Categorical(frame[group].astype(str))
+    fixed = [model.formula.fixed, *(f"offset({text})" for text in model.formula.offsets)]
+    random = [_bar(model, group, effect) for group in model.groups for effect in model.effects(group)]
+    text = f"{model.formula.response} ~ {' + '.join([*fixed, *random])}"
+    centred = model.priors.centred_intercept
+    return bambi.Model(text, frame, priors=_bambi_priors(model), center_predictors=centred)
+
+
+def _check_expressible(model: Model) -> None:
+    for group in model.groups:
+        if model.pairs(group):
+            raise NotSupportedError(
+                f"Bambi has no correlated effects: the term on {group!r} correlates {', '.join(model.effects(group))}. Write (x || {group})"
+            )
+    if model.design.weights is not None:
+        raise NotSupportedError("Bambi's weighted() changes its likelihood's meaning; a model with prior weights has no equivalent")
+    if model.arguments["offset"] is not None:
+        raise NotSupportedError("Bambi takes an offset from the formula only; write offset(column) in it")
+    if model.arguments["contrasts"]:
+        raise NotSupportedError("contrasts= has no equivalent in Bambi; write the coding in the formula")
+    if model.design.fixed.dropped:
+        raise NotSupportedError(f"Bambi keeps linearly dependent columns; leave out {', '.join(model.design.fixed.dropped)}")
+
+
+def _joined(group: str) -> str:
+    return group.replace(":", "__")
+
+
+def _codes(model: Model, group: str) -> Any:
+    return next(term.codes for term in model.design.random if term.group == group)
+
+
+def _bar(model: Model, group: str, effect: str) -> str:
+    """One effect on one group, as Bambi writes it."""
+    left = "1" if effect == "Intercept" else f"0 + {effect}"
+    if "[" in effect:
+        raise NotSupportedError(f"the effect {effect!r} of {group!r} is one column of a factor; Bambi takes the whole factor only")
+    return f"({left}|{_joined(group)})"
+
+
+def _bambi_priors(model: Model) -> dict[str, Any]:
+    import bambi
+
+    def same(prior: Prior) -> Any:
+        return bambi.Prior(prior.name, **prior.args)
+
+    priors: dict[str, Any] = {"sigma": same(model.priors.sigma)}
+    terms: dict[str, list[Prior]] = {}
+    for name, prior in zip(model.design.fixed.names, model.priors.fixef, strict=True):
+        terms.setdefault(name.split("[")[0] if ":" not in name else name, []).append(prior)
+    for name, own in terms.items():
+        priors[name] = same(own[0]) if len(own) == 1 else _stacked(name, own)
+    for group in model.groups:
+        for effect, prior in zip(model.effects(group), model.priors.sd[group], strict=True):
+            left = "1" if effect == "Intercept" else effect
+            priors[f"{left}|{_joined(group)}"] = bambi.Prior("Normal", mu=0, sigma=same(prior))
+    return priors
+
+
+def _stacked(name: str, priors: list[Prior]) -> Any:
+    """One Bambi prior for the columns of a factor: arguments become arrays."""
+    import bambi
+    import numpy as np
+
+    if len({prior.name for prior in priors}) > 1:
+        raise NotSupportedError(f"Bambi has one prior family for all columns of {name!r}; give them the same family")
+    return bambi.Prior(priors[0].name, **{key: np.array([prior.args[key] for prior in priors]) for key in priors[0].args})
