@@ -1,0 +1,378 @@
+"""Posterior: draws in an ArviZ tree that answer the same questions as a point fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from bayeslmm.coordinates import coordinates, dimensions, response_name
+from bayeslmm.errors import MethodError
+from bayeslmm.exact.gaussian import LOG_2PI
+from bayeslmm.model import Model
+from bayeslmm.result import Result, term_effects
+
+Array = NDArray[np.float64]
+# Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Bayesian Analysis 16(2): R-hat below 1.01 and 400 effective draws.
+LARGEST_R_HAT, SMALLEST_ESS, SMALLEST_BFMI = 1.01, 400, 0.3
+ROWS_AT_ONCE = 20_000_000
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Whether the draws can be trusted, in numbers and in words.
+
+    Parameters
+    ----------
+    r_hat, ess_bulk, ess_tail : float
+        Worst over the coefficients, standard deviations, correlations and sigma.
+    divergences : int
+        Divergent transitions after warm-up.
+    e_bfmi : float
+        Worst chain; NaN where the sampler stores no energy.
+    worst : str
+        The parameter with the largest R-hat.
+    sentences : tuple of str
+        What was found, and what to do about it.
+    ok : bool
+        Whether nothing is wrong.
+    """
+
+    r_hat: float
+    ess_bulk: float
+    ess_tail: float
+    divergences: int
+    e_bfmi: float
+    worst: str
+    sentences: tuple[str, ...]
+    ok: bool
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Posterior(Result):
+    """Draws from the posterior.
+
+    Parameters
+    ----------
+    model : Model
+        What was sampled.
+    data : xarray.DataTree
+        ArviZ groups: posterior, sample_stats, observed_data, constant_data, log_likelihood when small.
+    route : str
+        "marginal" or "hierarchical".
+    """
+
+    model: Model
+    data: xr.DataTree
+    route: str = field(default="marginal")
+
+    def draws(self, name: str) -> Array:
+        """Draws of a variable, chains joined: (draws, …).
+
+        Parameters
+        ----------
+        name : str
+            ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"``, ``"ranef_Subject"`` or ``"sigma"``.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        MethodError
+            No such variable is stored.
+        """
+        node = self.data["posterior"]
+        if name not in node.data_vars:
+            hint = "; its draws were not kept (too many): only their means and sds are" if name.startswith("ranef_") else ""
+            raise MethodError(f"the posterior has no variable {name!r}{hint}; it has {', '.join(map(str, node.data_vars))}")
+        values = np.asarray(node[name].values)
+        return values.reshape(-1, *values.shape[2:])
+
+    def _mean(self, name: str) -> Array:
+        return np.asarray(self.draws(name).mean(axis=0))
+
+    @cached_property
+    def beta(self) -> Array:  # type: ignore[override]
+        """Posterior means of the coefficients (p,)."""
+        return self._mean("fixef") if self.model.products.n_fixed else np.empty(0)
+
+    @cached_property
+    def beta_covariance(self) -> Array:  # type: ignore[override]
+        """Posterior covariance of the coefficients (p, p)."""
+        p = self.model.products.n_fixed
+        return np.atleast_2d(np.cov(self.draws("fixef").T)) if p else np.empty((0, 0))
+
+    @cached_property
+    def sigma(self) -> float:  # type: ignore[override]
+        """Posterior mean of the residual standard deviation."""
+        return float(self._mean("sigma"))
+
+    @cached_property
+    def group_sd(self) -> Mapping[str, Array]:
+        """Posterior means of the standard deviations, by group."""
+        return {group: self._mean(f"sd_{group}") for group in self.model.groups}
+
+    @cached_property
+    def group_corr(self) -> Mapping[str, Array]:
+        """Posterior means of the correlations, by group."""
+        found = {}
+        for group in self.model.groups:
+            corr = np.eye(len(self.model.effects(group)))
+            pairs = self.model.pairs(group)
+            for (i, j), value in zip(pairs, self._mean(f"corr_{group}") if pairs else (), strict=True):
+                corr[i, j] = corr[j, i] = value
+            found[group] = corr
+        return found
+
+    @cached_property
+    def group_ranef(self) -> Mapping[str, Array]:
+        """Posterior means of the effects (levels, k), by group."""
+        if "ranef_moments" in self.data.children:
+            node = self.data["ranef_moments"]
+            return {group: np.asarray(node[f"ranef_{group}_mean"].values) for group in self.model.groups}
+        return {group: self._mean(f"ranef_{group}") for group in self.model.groups}
+
+    @property
+    def ranef_sd(self) -> dict[str, pd.DataFrame]:
+        """Posterior standard deviations of the effects, levels by effects, by group."""
+        found = {}
+        for group, frame in self.ranef.items():
+            if "ranef_moments" in self.data.children:
+                values = np.asarray(self.data["ranef_moments"][f"ranef_{group}_sd"].values)
+            else:
+                values = self.draws(f"ranef_{group}").std(axis=0, ddof=1)
+            found[group] = pd.DataFrame(values, index=frame.index, columns=frame.columns)
+        return found
+
+    @property
+    def parameters(self) -> list[str]:
+        """Posterior variables other than the random effects."""
+        order = ["fixef", *(f"{kind}_{g}" for g in self.model.groups for kind in ("sd", "corr")), "sigma"]
+        return [name for name in order if name in self.data["posterior"].data_vars]
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """Convergence and efficiency of the draws."""
+        return diagnose(self)
+
+    def summary(self, **options: Any) -> pd.DataFrame:
+        """ArviZ's summary of the coefficients, standard deviations, correlations and sigma.
+
+        Parameters
+        ----------
+        **options
+            Passed to `arviz.summary`; ``var_names=["ranef_Subject"]`` for the random effects.
+
+        Returns
+        -------
+        DataFrame
+        """
+        from arviz_stats import summary
+
+        settings = {"var_names": self.parameters, "round_to": "none"} | options
+        return summary(self.data, **settings)
+
+    def predictor_draws(self) -> Iterator[tuple[slice, Array]]:
+        """Linear predictor (offset included) at the rows used, a chunk of draws at a time: (which draws, (m, n))."""
+        design = self.model.design
+        total = len(self.draws("sigma"))
+        by_group = {group: self.draws(f"ranef_{group}") for group in self.model.groups}
+        beta = self.draws("fixef") if self.model.products.n_fixed else np.zeros((total, 0))
+        step = max(1, ROWS_AT_ONCE // max(1, design.nobs))
+        for start in range(0, total, step):
+            rows = slice(start, min(start + step, total))
+            eta = beta[rows] @ design.fixed.X.T + (0.0 if design.offset is None else design.offset)
+            parts = term_effects(self.model, {group: values[rows] for group, values in by_group.items()})
+            for term, effects in zip(design.random, parts, strict=True):
+                for a in range(len(term.effects)):
+                    eta += effects[:, term.codes, a] * term.columns[:, a]
+            yield rows, eta
+
+    def log_likelihood(self) -> Array:
+        """Conditional log density of every row at every draw (chains, draws, n)."""
+        design = self.model.design
+        weights = np.ones(design.nobs) if design.weights is None else design.weights
+        sigma = self.draws("sigma")
+        out = np.empty((len(sigma), design.nobs))
+        for rows, eta in self.predictor_draws():
+            scale = sigma[rows, None] / np.sqrt(weights)
+            out[rows] = -0.5 * (LOG_2PI + 2.0 * np.log(scale) + ((design.y - eta) / scale) ** 2)
+        return out.reshape(*np.asarray(self.data["posterior"]["sigma"].values).shape, design.nobs)
+
+    def store_log_likelihood(self) -> None:
+        """Put the pointwise log-likelihood into `data`, where `arviz.loo` finds it."""
+        name = response_name(self.model.design, ())
+        coords = {"obs": coordinates(self.model.design)["obs"]}
+        array = xr.DataArray(self.log_likelihood(), dims=("chain", "draw", "obs"), coords=coords)
+        self.data["log_likelihood"] = xr.DataTree(_with_draws(xr.Dataset({name: array})))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tree as NetCDF (``.nc``) or zarr (any other name).
+
+        Parameters
+        ----------
+        path : path
+            File or folder; an existing one is replaced.
+        """
+        if os.fspath(path).endswith(".nc"):
+            self.data.to_netcdf(path, engine="h5netcdf")
+        else:
+            self.data.to_zarr(path, mode="w", consolidated=False)
+
+    @classmethod
+    def load(cls, model: Model, path: str | os.PathLike[str]) -> Posterior:
+        """Read a saved posterior back for its model.
+
+        Parameters
+        ----------
+        model : Model
+            The model that was sampled.
+        path : path
+            What `save` wrote.
+
+        Returns
+        -------
+        Posterior
+
+        Raises
+        ------
+        MethodError
+            The tree was sampled from another model.
+        """
+        netcdf = os.fspath(path).endswith(".nc")
+        tree = (xr.open_datatree(path, engine="h5netcdf") if netcdf else xr.open_datatree(path, engine="zarr", consolidated=False)).load()
+        if tree.attrs.get("formula") != model.formula.text:
+            raise MethodError(f"the draws belong to {tree.attrs.get('formula')!r}, not to {model.formula.text!r}")
+        return cls(model, tree, str(tree.attrs.get("route", "marginal")))
+
+    def __repr__(self) -> str:
+        sizes = self.data["posterior"].sizes
+        return f"Posterior({self.model.formula.text!r}, {self.route}, {sizes['chain']} x {sizes['draw']} draws)"
+
+    def __str__(self) -> str:
+        from bayeslmm.table import posterior_text
+
+        return posterior_text(self)
+
+    def _repr_html_(self) -> str:
+        from bayeslmm.table import posterior_html
+
+        return posterior_html(self)
+
+
+def _with_draws(dataset: xr.Dataset) -> xr.Dataset:
+    """Number chains and draws from 0 where they have no coordinate yet."""
+    return dataset.assign_coords({d: np.arange(dataset.sizes[d]) for d in ("chain", "draw") if d in dataset.sizes})
+
+
+def posterior_tree(
+    model: Model,
+    draws: Mapping[str, Array],
+    effects: Mapping[str, Array],
+    moments: Mapping[str, tuple[Array, Array]],
+    statistics: Mapping[str, Array],
+) -> xr.DataTree:
+    """Draws as an ArviZ tree.
+
+    Parameters
+    ----------
+    model : Model
+    draws : mapping
+        fixef, sd_g, corr_g, sigma: arrays (chains, draws, …).
+    effects : mapping of group to ndarray (chains, draws, levels, k)
+        Draws of the random effects, where they are kept.
+    moments : mapping of group to two ndarray (levels, k)
+        Means and standard deviations of the random effects, where draws are not kept.
+    statistics : mapping
+        Sample statistics (chains, draws).
+
+    Returns
+    -------
+    xarray.DataTree
+    """
+    design, coords = model.design, coordinates(model.design)
+    order = ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), "sigma"]
+    variables = {name: draws[name] for name in order if name in draws and (name != "fixef" or draws[name].shape[-1])}
+    variables |= {f"ranef_{group}": values for group, values in effects.items()}
+    arrays = {name: (("chain", "draw", *dimensions(name)), values) for name, values in variables.items()}
+    posterior = _with_draws(xr.Dataset(arrays, coords=_used(coords, arrays)))
+    name = response_name(design, {*variables, *coords})
+    observed = xr.Dataset({name: ("obs", design.y)}, coords={"obs": coords["obs"]})
+    groups = {
+        "posterior": posterior,
+        "sample_stats": _with_draws(xr.Dataset({key: (("chain", "draw"), values) for key, values in statistics.items()})),
+        "observed_data": observed,
+        "constant_data": _constant_data(model, coords),
+    }
+    if moments:
+        tables = {
+            f"ranef_{g}_{kind}": ((g, f"{g}_effect"), value)
+            for g, pair in moments.items()
+            for kind, value in zip(("mean", "sd"), pair, strict=True)
+        }
+        groups["ranef_moments"] = xr.Dataset(tables, coords=_used(coords, tables))
+    attrs = {"formula": model.formula.text, "inference_library": "bayeslmm", "created_by": "bayeslmm"}
+    tree = xr.DataTree.from_dict({f"/{key}": value for key, value in groups.items()})
+    tree.attrs.update(attrs)
+    return tree
+
+
+def _used(coords: Mapping[str, Any], arrays: Mapping[str, tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    dims = {dim for names, _ in arrays.values() for dim in names}
+    return {name: np.array(values, dtype=object) if name != "obs" else values for name, values in coords.items() if name in dims}
+
+
+def _constant_data(model: Model, coords: Mapping[str, Any]) -> xr.Dataset:
+    design = model.design
+    arrays: dict[str, Any] = {}
+    if design.fixed.names:
+        arrays["X"] = (("obs", "coefficient"), design.fixed.X)
+    for term in design.random:
+        arrays[f"level_{term.group}"] = ("obs", np.asarray(term.codes))
+    for name in ("weights", "offset"):
+        if getattr(design, name) is not None:
+            arrays[name] = ("obs", getattr(design, name))
+    kept = {"obs": coords["obs"]} | ({"coefficient": coords["coefficient"]} if design.fixed.names else {})
+    return xr.Dataset(arrays, coords=kept)
+
+
+def diagnose(post: Posterior) -> Diagnostics:
+    """R-hat, effective draws, divergences and energy, with what to do about each."""
+    table = post.summary(kind="diagnostics")
+    stats = post.data["sample_stats"]
+    divergences = int(np.sum(stats["diverging"].values)) if "diverging" in stats else 0
+    e_bfmi = _bfmi(np.asarray(stats["energy"].values)) if "energy" in stats else float("nan")
+    r_hat, bulk, tail = float(table["r_hat"].max()), float(table["ess_bulk"].min()), float(table["ess_tail"].min())
+    worst = str(table["r_hat"].idxmax())
+    problems = []
+    if not r_hat <= LARGEST_R_HAT:
+        problems.append(f"The chains disagree: R-hat is {r_hat:.3f} for {worst} (should be below {LARGEST_R_HAT}). Sample longer: raise tune and draws.")
+    if not min(bulk, tail) >= SMALLEST_ESS:
+        problems.append(f"Too few effective draws: bulk {bulk:.0f}, tail {tail:.0f} (at least {SMALLEST_ESS} wanted). Raise draws.")
+    if divergences:
+        problems.append(f"{divergences} divergent transitions: part of the posterior may be missed. Raise target_accept towards 0.99, or give tighter priors.")
+    if e_bfmi < SMALLEST_BFMI:
+        problems.append(f"Energy moves slowly (E-BFMI {e_bfmi:.2f}, below {SMALLEST_BFMI}): heavy tails. Give tighter priors on the standard deviations.")
+    if not problems:
+        energy = "" if np.isnan(e_bfmi) else f", E-BFMI at least {e_bfmi:.2f}"
+        found = f"R-hat at most {r_hat:.3f}, effective draws at least {min(bulk, tail):.0f}, no divergent transition{energy}."
+        return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, (f"The draws look sound: {found}",), True)
+    return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, tuple(problems), False)
+
+
+def _bfmi(energy: Array) -> float:
+    """Smallest over chains of the energy's mean squared step over its variance (Betancourt 2016)."""
+    variance = energy.var(axis=1)
+    return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.where(variance > 0, variance, np.nan)))
