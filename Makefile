@@ -89,5 +89,5 @@ bench: setup $(VENV)/.bench
 	$(BIN)/python tests/speed/bench.py
 
 clean:
-	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf build dist out bayeslmm/exact/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find bayeslmm tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,6 +38,35 @@ def correlation(covariance: Array) -> tuple[Array, Array]:
     return sd, np.clip(corr, -1.0, 1.0)
 
 
+def correlation_factors(z: Array, k: int) -> Array:
+    """Cholesky factors (…, k, k) of correlation matrices from z (…, pairs), row by row."""
+    L = np.zeros((*z.shape[:-1], k, k))
+    at = 0
+    for i in range(k):
+        rest = np.ones(z.shape[:-1])
+        for j in range(i):
+            L[..., i, j] = np.tanh(z[..., at]) * np.sqrt(rest)
+            rest = rest / np.cosh(z[..., at]) ** 2
+            at += 1
+        L[..., i, i] = np.sqrt(rest)
+    return L
+
+
+def partial_correlations(corr: Array, k: int) -> Array:
+    """z (…, pairs), row by row, from correlations (…, pairs) in the order (0, 1), (0, 2), …, (1, 2)."""
+    R = np.zeros((*corr.shape[:-1], k, k)) + np.eye(k)
+    rows, columns = np.triu_indices(k, 1)
+    R[..., rows, columns] = corr
+    R[..., columns, rows] = corr
+    L = np.linalg.cholesky(R)
+    z = []
+    for i in range(k):
+        for j in range(i):
+            rest = 1.0 - np.sum(L[..., i, :j] ** 2, axis=-1)
+            z.append(np.arctanh(L[..., i, j] / np.sqrt(rest)))
+    return np.stack(z, axis=-1) if z else np.zeros((*corr.shape[:-1], 0))
+
+
 @dataclass(frozen=True)
 class Covariance(ABC):
     """The covariance of the `size` effects of one random-effects term.

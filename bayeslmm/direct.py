@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.covariance import correlation_factors, partial_correlations
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.density import Layout, correlation_terms, lam_of, lam_pullback, log_posterior, natural
-from bayeslmm.exact.gaussian import JOINT, level, level_at, marginal, pullback
+from bayeslmm.exact.gaussian import JOINT, level, level_at, marginal
 from bayeslmm.exact.logpdf import encode, lkj_logconstant, logpdf
+from bayeslmm.exact.pullback import pullback
 from bayeslmm.model import Model
-from bayeslmm.priors import Priors
 
 Array = NDArray[np.float64]
 
@@ -29,7 +30,11 @@ class Direct:
     Parameters
     ----------
     model : Model
-        A Gaussian model whose priors all have closed-form densities.
+        A Gaussian model.
+    closed_form : bool
+        Whether every prior must have a closed form; if not, the others count as flat.
+    likelihood_only : bool
+        Whether to leave the model's priors out: uniform on sd, correlations, σ and β, density 1 everywhere.
 
     Raises
     ------
@@ -37,16 +42,14 @@ class Direct:
         A prior has no closed form here; names it.
     """
 
-    def __init__(self, model: Model, *, closed_form: bool = True) -> None:
+    def __init__(self, model: Model, *, closed_form: bool = True, likelihood_only: bool = False) -> None:
         self.model = model
         self.closed_form = closed_form
-        self.priors = self._priors(model)
+        self.likelihood_only = likelihood_only
+        self.priors = model.flat_priors if likelihood_only else model.priors
         self.gaussian = self.priors.gaussian
         self.layout = self._layout()
         self.system = model.products.system
-
-    def _priors(self, model: Model) -> Priors:
-        return model.priors
 
     @property
     def n_sd(self) -> int:
@@ -74,8 +77,8 @@ class Direct:
     @property
     def scaled_precision(self) -> Array:
         """Prior precision of β_Q."""
-        T, _ = self.normal_prior
-        return np.asarray(T.T @ T)
+        root, _ = self.normal_prior
+        return np.asarray(root.T @ root)
 
     @cached_property
     def back(self) -> Array:
@@ -85,7 +88,7 @@ class Direct:
 
     def _layout(self) -> Layout:
         model, products = self.model, self.model.products
-        terms = self._terms()
+        terms = self.terms()
         size = np.array([t["k"] for t in terms], np.int64)
         pairs = np.array([t["k"] * (t["k"] - 1) // 2 if t["correlated"] else 0 for t in terms], np.int64)
         sd_priors = [prior for group in model.groups for prior in self.priors.sd[group]]
@@ -118,7 +121,7 @@ class Direct:
             self._constant(terms),
         )
 
-    def _terms(self) -> list[dict[str, Any]]:
+    def terms(self) -> list[dict[str, Any]]:
         """Where each term's parameters stand; terms group by group."""
         model, products = self.model, self.model.products
         factor_of = {factor.group: f for f, factor in enumerate(products.structure.factors)}
@@ -167,24 +170,30 @@ class Direct:
         """Codes (m,) and arguments (m, 3); a prior without closed form counts as flat where that was asked for."""
         for prior in priors:
             if not prior.closed_form and self.closed_form:
-                raise MethodError(f"the prior {prior} has no closed form here; use the PyMC graph (bl.to_pymc, bl.sample)")
+                raise MethodError(
+                    f"the prior {prior} has no closed form here; use the PyMC graph (bl.to_pymc, bl.sample)"
+                )
         rows = [encode(prior.name, prior.args) if prior.closed_form else encode("Flat", {}) for prior in priors]
         return np.array([r[0] for r in rows], np.int64), np.array([r[1:] for r in rows], float).reshape(-1, 3)
 
     def _lkj_constant(self, terms: list[dict[str, Any]]) -> float:
+        if self.likelihood_only:
+            return 0.0
         return sum(lkj_logconstant(t["k"], t["eta"]) for t in terms if t["correlated"])
 
     @property
     def likelihood_constant(self) -> float:
         """What the likelihood alone adds: the layout's constant without the LKJ normalisers."""
-        return float(self.layout.constant - self._lkj_constant(self._terms()))
+        return float(self.layout.constant - self._lkj_constant(self.terms()))
 
     def log_density(self, x: Array, jacobian: bool = True) -> tuple[float, Array]:
         """Log posterior at the sampler's coordinates and its gradient; see `exact.density.log_posterior`."""
         value, gradient = log_posterior(self.system, self.layout, np.asarray(x, float), jacobian)
         return float(value), gradient
 
-    def minus_twice_at(self, theta: Array, log_sigma: float, mode: int, beta: Array | None = None) -> tuple[float, Array]:
+    def minus_twice_at(
+        self, theta: Array, log_sigma: float, mode: int, beta: Array | None = None
+    ) -> tuple[float, Array]:
         """−2 log posterior of the natural parameters as a function of (theta, log(σ / y_scale) (, β_Q)).
 
         The density is that of sd, correlations and σ (no Jacobian); only the coordinates are theta's, so that a zero
@@ -194,7 +203,8 @@ class Direct:
         lam = self.model.products.lam(theta)
         value, lam_bar, sigma_bar, beta_bar = self._likelihood(lam, sigma, mode, beta)
         prior, theta_bar, sigma_slope = self._scale_priors(self.model.factors(theta), sigma)
-        gradient = [self.model.products.theta_bar(lam_bar) + theta_bar, [(sigma_bar + sigma_slope) * sigma]]
+        sigma_part = np.array([(sigma_bar + sigma_slope) * sigma])
+        gradient = [self.model.products.theta_bar(lam_bar) + theta_bar, sigma_part]
         if beta is not None:
             density, slope = self._coefficient_prior(beta)
             prior += density
@@ -238,7 +248,7 @@ class Direct:
         """Log prior of sd, correlations and σ at the factors λ; cotangents of theta and σ."""
         layout = self.layout
         value, sigma_bar = logpdf(layout.sigma_code, *layout.sigma_args, sigma)
-        rows = {id(row["term"]): row for row in self._terms()}
+        rows = {id(row["term"]): row for row in self.terms()}
         theta_bar = [np.empty(0)]
         for term, lam in zip(self.model.terms, factors, strict=True):
             row = rows[id(term)]
@@ -275,47 +285,6 @@ class Direct:
         ]
         return sum(density for density, _ in pairs), self.layout.T.T @ np.array([slope for _, slope in pairs])
 
-    def names(self) -> list[str]:
-        """A name for each of the natural coordinates: sds, correlations (pairs term by term), σ."""
-        names = [f"sd_{g}[{e}]" for g in self.model.groups for e in self.model.effects(g)]
-        for row in self._terms():
-            if row["correlated"]:
-                effects = row["term"].effects
-                lower = [(j, i) for i in range(row["k"]) for j in range(i)]
-                names += [f"corr_{row['group']}[{effects[j]}, {effects[i]}]" for j, i in lower]
-        return [*names, "sigma"]
-
-    def names_held(self, fixed: Mapping[str, float]) -> dict[str, float]:
-        """The natural coordinates that `fixed` holds, one by one."""
-        names, held = self.names(), {}
-        for key, value in fixed.items():
-            mine = [name for name in names if name == key or name.startswith(f"{key}[")]
-            if not mine:
-                raise MethodError(f"fixed= has no parameter {key!r}; the parameters are {', '.join(names)}")
-            held |= dict.fromkeys(mine, float(value))
-        return held
-
-    def hold(self, fixed: Mapping[str, float]) -> tuple[Array, NDArray[np.bool_]]:
-        """Coordinates held by `fixed` (others 0), and which coordinates are free."""
-        names, held = self.names(), self.names_held(fixed)
-        values = np.zeros(len(names))
-        for row in self._terms():
-            if row["correlated"] and row["k"] > 2 and any(n.startswith(f"corr_{row['group']}[") for n in held):
-                raise MethodError("a correlation can be held only where its term has two effects")
-        for i, name in enumerate(names):
-            if name in held:
-                values[i] = self._coordinate(name, held[name])
-        return values, np.array([name not in held for name in names])
-
-    def _coordinate(self, name: str, value: float) -> float:
-        if name.startswith("corr_"):
-            if not -1.0 < value < 1.0:
-                raise MethodError(f"{name} must lie between -1 and 1, got {value}")
-            return float(np.arctanh(value))
-        if value < 0 or not np.isfinite(value) or (name == "sigma" and value == 0):
-            raise MethodError(f"{name} must be a {'positive' if name == 'sigma' else 'nonnegative'} number, got {value}")
-        return float(np.log(value)) if name == "sigma" else value
-
     def coordinates(self, theta: Array, sigma: float) -> Array:
         """``[sd, z, log σ]`` at theta and sigma; correlations start at 0."""
         sd = [natural_sd for natural_sd, _ in self._by_term(theta, sigma)]
@@ -324,7 +293,7 @@ class Direct:
     def _by_term(self, theta: Array, sigma: float) -> list[tuple[Array, Array]]:
         ends = np.cumsum([0] + [term.covariance.n_theta for term in self.model.terms])
         own = {id(t): theta[a:b] for t, a, b in zip(self.model.terms, ends[:-1], ends[1:], strict=True)}
-        return [row["term"].covariance.natural(own[id(row["term"])], sigma) for row in self._terms()]
+        return [row["term"].covariance.natural(own[id(row["term"])], sigma) for row in self.terms()]
 
     def theta_sigma(self, x: Array) -> tuple[Array, float]:
         """Theta and sigma at ``[sd, z, log σ]``."""
@@ -332,7 +301,7 @@ class Direct:
         inner[: self.n_sd] = 0.0
         at = natural(self.layout, inner)
         own = {}
-        for row, start in zip(self._terms(), self.layout.L_at[:-1], strict=True):
+        for row, start in zip(self.terms(), self.layout.L_at[:-1], strict=True):
             k = row["k"]
             lam = x[row["sd_at"] : row["sd_at"] + k, None] / at.sigma * at.L[start : start + k * k].reshape(k, k)
             own[id(row["term"])] = row["term"].covariance.theta(lam)
@@ -340,9 +309,9 @@ class Direct:
 
     def sampling_start(self) -> Array:
         """Coordinates near the posterior's bulk: the REML fit, no sd smaller than a tenth of the residual's share."""
-        from bayeslmm.optimise import minimise, orthogonal_basis
+        from bayeslmm.optimise import minimise
 
-        basis = orthogonal_basis(self.model.terms)
+        basis = self.model.theta_basis
         covariances = [term.covariance for term in self.model.terms]
         ones = np.concatenate([np.empty(0), *(c.is_diagonal.astype(float) for c in covariances)])
         gaussian = self.model.gaussian
@@ -360,10 +329,10 @@ class Direct:
     def correlations(self, x: Array, group: str) -> list[Array]:
         """Draws of the correlations (…, pairs) of each correlated term on a group, from coordinates (…, size)."""
         found = []
-        for row, start in zip(self._terms(), self.layout.z_at[:-1], strict=True):
+        for row, start in zip(self.terms(), self.layout.z_at[:-1], strict=True):
             if row["group"] == group and row["correlated"]:
                 k = row["k"]
-                L = _factors(x[..., self.n_sd + start : self.n_sd + start + k * (k - 1) // 2], k)
+                L = correlation_factors(x[..., self.n_sd + start : self.n_sd + start + k * (k - 1) // 2], k)
                 R = L @ np.swapaxes(L, -1, -2)
                 rows, columns = np.triu_indices(k, 1)
                 found.append(R[..., rows, columns])
@@ -374,9 +343,9 @@ class Direct:
         parts = [np.log(draws[f"sd_{group}"]) for group in self.model.groups]
         for group in self.model.groups:
             at = 0
-            for row in (r for r in self._terms() if r["group"] == group and r["correlated"]):
+            for row in (r for r in self.terms() if r["group"] == group and r["correlated"]):
                 pairs = row["k"] * (row["k"] - 1) // 2
-                parts.append(_partial(draws[f"corr_{group}"][..., at : at + pairs], row["k"]))
+                parts.append(partial_correlations(draws[f"corr_{group}"][..., at : at + pairs], row["k"]))
                 at += pairs
         parts.append(np.log(draws["sigma"])[..., None])
         if not self.gaussian:
@@ -388,42 +357,3 @@ class Direct:
     def sd_unit(self) -> Array:
         """Natural size of each sd: the residual's scale over that of the effect's column."""
         return self.layout.y_scale / self.layout.sd_scale
-
-
-class FlatDirect(Direct):
-    """The same with uniform priors on sd, correlations, σ and β, whatever the model's are: density 1 everywhere."""
-
-    def _priors(self, model: Model) -> Priors:
-        return model.flat_priors
-
-    def _lkj_constant(self, terms: list[dict[str, Any]]) -> float:
-        return 0.0
-
-
-def _factors(z: Array, k: int) -> Array:
-    """Cholesky factors (…, k, k) of correlation matrices from z (…, pairs), row by row."""
-    L = np.zeros((*z.shape[:-1], k, k))
-    at = 0
-    for i in range(k):
-        rest = np.ones(z.shape[:-1])
-        for j in range(i):
-            L[..., i, j] = np.tanh(z[..., at]) * np.sqrt(rest)
-            rest = rest / np.cosh(z[..., at]) ** 2
-            at += 1
-        L[..., i, i] = np.sqrt(rest)
-    return L
-
-
-def _partial(corr: Array, k: int) -> Array:
-    """z (…, pairs), row by row, from correlations (…, pairs) in the order (0, 1), (0, 2), …, (1, 2), …"""
-    R = np.zeros((*corr.shape[:-1], k, k)) + np.eye(k)
-    rows, columns = np.triu_indices(k, 1)
-    R[..., rows, columns] = corr
-    R[..., columns, rows] = corr
-    L = np.linalg.cholesky(R)
-    z = []
-    for i in range(k):
-        for j in range(i):
-            rest = 1.0 - np.sum(L[..., i, :j] ** 2, axis=-1)
-            z.append(np.arctanh(L[..., i, j] / np.sqrt(rest)))
-    return np.stack(z, axis=-1) if z else np.zeros((*corr.shape[:-1], 0))

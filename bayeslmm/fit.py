@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from bayeslmm.covariance import Covariance, Diagonal
-from bayeslmm.direct import Direct, FlatDirect
+from bayeslmm.direct import Direct
 from bayeslmm.errors import ExactFitError, MethodError
-from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, level, profile
+from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, NO_RESIDUAL, level, profile
+from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
-from bayeslmm.optimise import Optimum, minimise, orthogonal_basis
-from bayeslmm.result import PointFit, coefficient_covariance
+from bayeslmm.optimise import Objective, Optimum, minimise
+from bayeslmm.result import PointFit, coefficient_root
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]
@@ -82,7 +83,7 @@ def fit(
         return _fit_map(model, fixef, begin)
     reml = method == "REML"
     optimum = minimise(
-        lambda theta: model.gaussian.deviance_gradient(theta, reml), begin, _covariances(model), _basis(model)
+        lambda theta: model.gaussian.deviance_gradient(theta, reml), begin, _covariances(model), model.theta_basis
     )
     _check_bounded(model, optimum.theta)
     at = model.gaussian.marginal(optimum.theta)
@@ -95,25 +96,35 @@ def fit(
         theta=optimum.theta,
         sigma=sigma,
         beta=model.products.beta(found.beta),
-        beta_covariance=coefficient_covariance(model, at.S, sigma),
+        beta_root=coefficient_root(model, at.S, sigma),
         loglik=-0.5 * float(optimum.value),
         logposterior=None,
         optimum=optimum,
     )
 
 
+def _inside(objective: Objective, x: Array, n_theta: int) -> Array:
+    """The start, its random effects made smaller until the priors give it a density."""
+    share = np.where(np.arange(len(x)) < n_theta, 0.3, 1.0)
+    for power in range(6):
+        if np.isfinite(objective(x * share**power)[0]):
+            return np.asarray(x * share**power)
+    return x  # a density of 0 at a zero of theta, which the search leaves
+
+
 def _covariances(model: Model) -> list[Covariance]:
     return [term.covariance for term in model.terms]
 
 
-def _basis(model: Model, further: int = 0) -> Array:
-    return np.asarray(block_diag(orthogonal_basis(model.terms), np.eye(further)))
+def _with_further(basis: Array, further: int) -> Array:
+    """The basis of theta, and coordinates of their own for what comes after theta."""
+    return np.asarray(block_diag(basis, np.eye(further)))
 
 
 def _start(model: Model, start: Array | None) -> Array:
     if start is None:
         ones = [c.is_diagonal.astype(float) for c in _covariances(model)]
-        return np.asarray(_basis(model) @ np.concatenate([np.empty(0), *ones]))
+        return np.asarray(model.theta_basis @ np.concatenate([np.empty(0), *ones]))
     start = np.asarray(start, float)
     if start.shape != (model.n_theta,) or not np.isfinite(start).all():
         raise MethodError(f"start must hold {model.n_theta} finite numbers: {', '.join(model.theta_names)}")
@@ -121,7 +132,7 @@ def _start(model: Model, start: Array | None) -> Array:
 
 
 def _check_bounded(model: Model, theta: Array) -> None:
-    large = np.abs(np.linalg.solve(_basis(model), theta)) > LARGEST_THETA
+    large = np.abs(np.linalg.solve(model.theta_basis, theta)) > LARGEST_THETA
     if large.any():
         name = model.theta_names[int(large.argmax())]
         raise ExactFitError(
@@ -142,12 +153,14 @@ def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
         return direct.minus_twice_at(x[:-1], float(x[-1]), mode)
 
     rough = _rough_sigma(model, begin)
-    x0 = np.append(begin, np.log(rough / scale))
-    optimum = minimise(objective, x0, _covariances(model), _basis(model, 1))
+    x0 = _inside(objective, np.append(begin, np.log(rough / scale)), model.n_theta)
+    optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, 1))
     theta, sigma = optimum.theta[:-1], float(np.exp(optimum.theta[-1])) * scale
     _check_bounded(model, theta)
     at = model.gaussian.marginal(theta)
     found = level(at.S, at.logdet, model.design.nobs, sigma / scale, *direct.normal_prior, mode)
+    if not np.isfinite(found.beta).all():
+        raise ExactFitError(NO_RESIDUAL)
     beta = model.products.beta(found.beta)
     return PointFit(
         model=model,
@@ -155,7 +168,7 @@ def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
         theta=theta,
         sigma=sigma,
         beta=beta,
-        beta_covariance=coefficient_covariance(model, at.S, sigma, direct.scaled_precision),
+        beta_root=coefficient_root(model, at.S, sigma, direct.scaled_precision),
         loglik=loglik_at(model, theta, sigma, beta),
         logposterior=-0.5 * float(optimum.value),
         optimum=optimum,
@@ -165,14 +178,17 @@ def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
 def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> PointFit:
     """MAP over (theta, log σ, β), where the prior on β is not normal."""
     if fixef == "integrated":
-        raise MethodError('the prior on β is not normal, so β cannot be integrated out in closed form; use fixef="joint"')
+        raise MethodError(
+            'the prior on β is not normal, so β cannot be integrated out in closed form; use fixef="joint"'
+        )
     m, p, scale = model.n_theta, model.products.n_fixed, model.products.y_scale
 
     def objective(x: Array) -> tuple[float, Array]:
         return direct.minus_twice_at(x[:m], float(x[m]), JOINT, x[m + 1 :])
 
     x0 = np.concatenate([begin, [np.log(_rough_sigma(model, begin) / scale)], np.zeros(p)])
-    optimum = minimise(objective, x0, _covariances(model), _basis(model, p + 1))
+    x0 = _inside(objective, x0, m)
+    optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, p + 1))
     theta, sigma = optimum.theta[:m], float(np.exp(optimum.theta[m])) * scale
     _check_bounded(model, theta)
     curvature = np.linalg.inv(0.5 * optimum.hessian[m + 1 :, m + 1 :])
@@ -184,7 +200,7 @@ def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> Poi
         theta=theta,
         sigma=sigma,
         beta=beta,
-        beta_covariance=back @ curvature @ back.T,
+        beta_root=np.linalg.cholesky(curvature).T @ back.T,
         loglik=loglik_at(model, theta, sigma, beta),
         logposterior=-0.5 * float(optimum.value),
         optimum=optimum,
@@ -202,18 +218,18 @@ def loglik_at(model: Model, theta: Array, sigma: float, beta: Array) -> float:
     products = model.products
     at = model.gaussian.marginal(theta)
     contrast = np.append(-products.R @ (beta - products.beta_ols) / products.y_scale, 1.0)
-    rss = float(contrast @ at.S @ contrast) * products.y_scale**2
+    rss = float(contrast @ at.S @ contrast) * (products.y_scale / sigma) ** 2
     n = model.design.nobs
-    return -0.5 * (at.logdet - products.sum_log_weights + n * (LOG_2PI + 2.0 * np.log(sigma)) + rss / sigma**2)
+    return -0.5 * (at.logdet - products.sum_log_weights + n * (LOG_2PI + 2.0 * np.log(sigma)) + rss)
 
 
 def _fit_natural(model: Model, method: str, fixef: str, begin: Array, fixed: Mapping[str, float]) -> PointFit:
     """Any method over (sd, correlations, log σ), some of them held."""
-    direct = Direct(model) if method == "MAP" else FlatDirect(model)
+    direct = Direct(model, likelihood_only=method != "MAP")
     if not direct.gaussian:
         raise MethodError("fixed= with a prior on β that is not normal is not available; use a Normal prior on β")
     mode = INTEGRATED if method == "REML" or (method == "MAP" and fixef == "integrated") else JOINT
-    held, free = direct.hold(fixed)
+    held, free = hold(direct, fixed)
     x0 = direct.coordinates(begin, _rough_sigma(model, begin))
     x0[~free] = held[~free]
 
@@ -239,9 +255,9 @@ def _fit_natural(model: Model, method: str, fixef: str, begin: Array, fixed: Map
         theta=theta,
         sigma=sigma,
         beta=beta,
-        beta_covariance=coefficient_covariance(model, at.S, sigma, direct.scaled_precision),
+        beta_root=coefficient_root(model, at.S, sigma, direct.scaled_precision),
         loglik=loglik_at(model, theta, sigma, beta) if method == "MAP" else value,
         logposterior=value if method == "MAP" else None,
         optimum=optimum,
-        fixed=direct.names_held(fixed),
+        fixed=names_held(direct, fixed),
     )

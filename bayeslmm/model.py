@@ -19,7 +19,7 @@ from bayeslmm.exact.products import Products, power_of_two, products, public_ord
 from bayeslmm.formula import Formula, parse
 from bayeslmm.priors import Priors, resolve
 from bayeslmm.stages import Stages
-from bayeslmm.terms import RandomTerm
+from bayeslmm.terms import RandomTerm, orthogonal_basis
 
 Array = NDArray[np.float64]
 
@@ -219,10 +219,12 @@ class Model:
         """The k x k factor λ of each term, in theta's order."""
         theta = np.asarray(theta, float)
         if theta.shape != (self.n_theta,):
-            raise MethodError(f"theta has shape {theta.shape}; this model has {self.n_theta}: {', '.join(self.theta_names)}")
-        ends = np.cumsum([term.covariance.n_theta for term in self.terms])[:-1] if self.terms else []
-        parts = np.split(theta, ends) if self.terms else []
-        return [term.covariance.factor(part) for term, part in zip(self.terms, parts, strict=True)]
+            raise MethodError(
+                f"theta has shape {theta.shape}; this model has {self.n_theta}: {', '.join(self.theta_names)}"
+            )
+        ends = np.cumsum([0] + [term.covariance.n_theta for term in self.terms])
+        spans = zip(self.terms, ends[:-1], ends[1:], strict=True)
+        return [term.covariance.factor(theta[start:stop]) for term, start, stop in spans]
 
     @property
     def n_theta(self) -> int:
@@ -231,13 +233,18 @@ class Model:
 
     @property
     def theta_names(self) -> tuple[str, ...]:
-        """A name for each entry of theta: `Subject.Intercept`, `Subject.Days.Intercept`, …"""
+        """A name for each entry of theta: `Subject.Intercept`, `Subject.Days.Intercept`, and so on."""
         names = []
         for term in self.terms:
             for row, column in zip(*term.covariance.pattern, strict=True):
                 parts = [term.group, term.effects[row]] + ([term.effects[column]] if row != column else [])
                 names.append(".".join(parts))
         return tuple(names)
+
+    @cached_property
+    def theta_basis(self) -> Array:
+        """From the theta of orthogonal effects to theta (n_theta, n_theta): the scale that optimisers move on."""
+        return orthogonal_basis(self.terms)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -288,20 +295,30 @@ class Model:
         offset = "offset[i] + " if self.design.offset is not None else ""
         indices = [re.sub(r"\W", "_", group).lower()[:12] for group in self.groups]
         random = "".join(f" + z_{g}[i]·u_{g}[{g}[i]]" for g in indices)
-        lines = [f"{self.formula.text}", "", f"stage 1   {self.design.response}[i] ~ Normal({offset}{fixed}{random}, {scale})"]
+        lines = [
+            f"{self.formula.text}",
+            "",
+            f"stage 1   {self.design.response}[i] ~ Normal({offset}{fixed}{random}, {scale})",
+        ]
         for group, short in zip(self.groups, indices, strict=True):
             shapes = ", ".join(f"({', '.join(t.effects)}) {t.covariance.label}" for t in self.terms if t.group == group)
-            lines.append(f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(self.levels(group))};  {shapes}")
+            lines.append(
+                f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(self.levels(group))};  {shapes}"
+            )
         if self.stages is not None:
             lines += ["", str(self.stages)]
         return lines
 
     def _data(self) -> list[str]:
         design = self.design
-        lines = [f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")]
+        lines = [
+            f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")
+        ]
         lines.append(f"β         {', '.join(design.fixed.names) or 'none'}")
         if design.fixed.dropped:
-            lines.append(f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)")
+            lines.append(
+                f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)"
+            )
         sizes = ", ".join(f"{g}: {len(self.levels(g))} levels x {len(self.effects(g))}" for g in self.groups)
         lines.append(f"u         {sizes or 'none'}")
         lines.append(f"blocks    {self.products.structure}")
@@ -317,7 +334,9 @@ def _check_supported(family: str, link: str | None, known: Mapping[str, Any] | N
     if family != "gaussian":
         raise NotSupportedError(f'family={family!r} cannot be fitted yet; this version has family="gaussian"')
     if link not in (None, "identity"):
-        raise NotSupportedError(f'link={link!r} cannot be fitted for the gaussian family; use "identity", or transform y')
+        raise NotSupportedError(
+            f'link={link!r} cannot be fitted for the gaussian family; use "identity", or transform y'
+        )
     if known:
         raise NotSupportedError("known covariances across levels (known=) cannot be fitted yet; leave it out")
 
@@ -327,7 +346,7 @@ def _priors(given: Any, design: Design) -> Priors:
     for term in design.random:
         effects, sds, correlated = groups.get(term.group, ([], [], False))
         effects += term.effects
-        sds += [float(sd) for sd in term.columns.std(axis=0)]
+        sds += _deviations(term.columns)
         groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
     X = design.fixed.X
     size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
@@ -335,12 +354,18 @@ def _priors(given: Any, design: Design) -> Priors:
         given,
         coefficient_names=design.fixed.names,
         column_means=X.mean(axis=0).tolist(),
-        column_sds=X.std(axis=0).tolist(),
+        column_sds=_deviations(X),
         has_intercept="Intercept" in design.fixed.names,
         response_mean=float((design.y / size).mean()) * size,
-        response_sd=float((design.y / size).std()) * size,
+        response_sd=_deviations(design.y[:, None])[0],
         groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
     )
+
+
+def _deviations(columns: Array) -> list[float]:
+    """Standard deviations of columns, none of whose squares overflow or vanish."""
+    size = power_of_two(columns)
+    return [float(sd) for sd in (columns / size).std(axis=0) * size]
 
 
 def updated_formula(old: str, new: str) -> str:
@@ -348,7 +373,8 @@ def updated_formula(old: str, new: str) -> str:
     if new.count("~") != 1:
         raise FormulaError("an updated formula needs one ~, as in '. ~ . + x'", new, None)
     sides = [side.strip() for side in old.split("~")]
-    left, right = (re.sub(r"(?<![\w.])\.(?![\w.])", lambda _, s=side: s, part.strip()) for side, part in zip(sides, new.split("~"), strict=True))
+    parts = [part.strip() for part in new.split("~")]
+    left, right = (side.join(re.split(r"(?<![\w.])\.(?![\w.])", part)) for side, part in zip(sides, parts, strict=True))
     for removal in re.findall(r"-\s*\([^()]*\|[^()]*\)", right):
         right = right.replace(removal, "", 1)
         target = re.sub(r"\s", "", removal.lstrip("- "))

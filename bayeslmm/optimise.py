@@ -6,32 +6,36 @@ does not fall in any direction of λλ' that leaves it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag, cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 from bayeslmm.covariance import Covariance, psd_factor
-from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
 Objective = Callable[[Array], tuple[float, Array]]
+_Place = tuple[Array, float, Array]  # x, objective, gradient
 
 # Newton decrement g'H⁻¹g, in units of −2 log-likelihood: an error of 1e-5 standard errors in every parameter.
 DECREMENT = 1e-10
 # A relative standard deviation below this is tried at exactly 0.
 SMALL = 1e-3
+# Relative rounding of the objective.
+ROUNDING = 1e-13
+# What rounding can add where the residual is small beside the random effects: the gradient is then the better guide.
+NOISE = 1e-9
 # Relative variance of the trial step away from a zero, and the fall per unit of it that counts as one.
 STEP, FALL = 1e-5, 1e-6
 # Slope of the objective along an effect without variance, at which it takes part in another effect's variation.
 SLOPE = 1e-5
 LARGEST = 1e6
 MAX_RESTARTS = 10
-# Effects of one term closer to collinear than this are searched as they are.
-COLLINEAR = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,7 @@ def minimise(
     covariances : sequence of Covariance
         Which entries make up which factor λ.
     scale : ndarray (m,) or (m, m), optional
-        Natural size of each entry, or the matrix that takes the search's coordinates to theta (`orthogonal_basis`).
+        Natural size of each entry, or the matrix that takes the search's coordinates to theta (`Model.theta_basis`).
 
     Returns
     -------
@@ -115,61 +119,38 @@ def minimise(
         value, gradient = objective(x)
         return Optimum(x, value, gradient, np.zeros((0, 0)), layout.free(x), True, "nothing to optimise", 1)
     back = np.linalg.inv(basis)
-    x, message = _descend(counted, back @ x, layout)
-    value, gradient = counted(x)
-    free = layout.free(x)
-    x, value, gradient, hessian, decrement, definite = _newton(counted, x, value, gradient, free, layout)
-    if not message:
-        message = _verdict(decrement, definite, x, layout)
+    x = back @ x
+    for _ in range(MAX_RESTARTS):
+        x, message = _descend(counted, x, layout)
+        end = _newton(counted, x, layout)
+        again = None if message else _again(counted, end, layout)
+        if again is None:
+            break
+        x = again
+    message = message or _verdict(end)
     with np.errstate(over="ignore"):
-        hessian = back.T @ hessian @ back
+        hessian = back.T @ end.hessian @ back
     outcome = message or "converged"
-    return Optimum(basis @ x, value, back.T @ gradient, hessian, free, not message, outcome, counted.count)
+    return Optimum(
+        basis @ end.x, end.value, back.T @ end.gradient, hessian, end.free, not message, outcome, counted.count
+    )
+
+
+class _End(NamedTuple):
+    """Where Newton's steps end."""
+
+    x: Array
+    value: float
+    gradient: Array
+    hessian: Array
+    free: NDArray[np.bool_]
+    decrement: float
+    definite: bool
 
 
 def _rescaled(objective: Objective, x: Array, basis: Array) -> tuple[float, Array]:
     value, gradient = objective(basis @ x)
     return value, basis.T @ gradient
-
-
-def orthogonal_basis(terms: Sequence[RandomTerm]) -> Array:
-    """Theta from the theta of the same terms with their effects' columns orthogonalised, root mean square 1.
-
-    With columns Z = QT, T lower triangular and Q orthogonal, effects Tu on Q have the factor Tλ, lower triangular like λ;
-    so a predictor far from 0 does not slow the search by a correlation near ±1.
-
-    Parameters
-    ----------
-    terms : sequence of RandomTerm
-        In theta's order.
-
-    Returns
-    -------
-    ndarray (m, m)
-        Block-diagonal, lower triangular, its diagonal positive.
-    """
-    blocks = [np.empty((0, 0))]
-    for term in terms:
-        inverse = _inverse_factor(term)
-        if term.covariance.pairs:
-            blocks += [inverse[j:, j:] for j in range(len(inverse))]
-        else:
-            blocks.append(np.diag(np.diag(inverse)))
-    return np.asarray(block_diag(*blocks))
-
-
-def _inverse_factor(term: RandomTerm) -> Array:
-    """T⁻¹ of the term's columns; diagonal where its effects are independent or all but collinear."""
-    size = np.abs(term.columns).max(axis=0)
-    columns = term.columns / size
-    norm = np.sqrt(np.mean(columns**2, axis=0))
-    if not term.covariance.pairs:
-        return np.diag(1.0 / (size * norm))
-    R = np.linalg.qr(columns[:, ::-1] / norm, mode="r")[::-1, ::-1] / np.sqrt(len(columns))
-    T = R * np.sign(np.diag(R))[:, None]
-    if np.abs(np.diag(T)).min() < COLLINEAR:
-        return np.diag(1.0 / (size * norm))
-    return np.asarray(solve_triangular(T, np.eye(len(T)), lower=True) / (size * norm)[:, None])
 
 
 class _Layout:
@@ -178,7 +159,7 @@ class _Layout:
     def __init__(self, covariances: Sequence[Covariance], size: int) -> None:
         self.covariances = covariances
         ends = np.cumsum([0] + [c.n_theta for c in covariances])
-        self.slices = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        self.slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
         self.bounded = np.zeros(size, bool)
         for covariance, where in zip(covariances, self.slices, strict=True):
             self.bounded[where] = covariance.is_diagonal
@@ -268,7 +249,7 @@ def _try_zeros(counted: _Counted, x: Array, layout: _Layout) -> Array:
         trial[i] = 0.0
         trial = layout.canonical(trial)
         there, _ = counted(trial)
-        if there <= value:
+        if there <= value + ROUNDING * max(1.0, abs(value)):
             x, value = trial, there
     return x
 
@@ -315,7 +296,8 @@ def _steepest(
 def _turn(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
     """A point as good as x from which an effect without variance can take part in another's; None where it should not.
 
-    At λ = [0 0; 0 c] the slope in the covariance of the two effects does not show; at [0 0; ±c 0], the same point, it does.
+    At λ = [0 0; 0 c] the slope in the covariance of the two effects does not show; at [0 0; ±c 0], the same
+    point, it does.
     """
     for place, other in layout.turned(x):
         slope = counted(other)[1][place]
@@ -334,39 +316,64 @@ def _mirrored(x: Array, place: int, layout: _Layout) -> Array:
     return x
 
 
-def _newton(
-    counted: _Counted, x: Array, value: float, gradient: Array, free: NDArray[np.bool_], layout: _Layout
-) -> tuple[Array, float, Array, Array, float, bool]:
+def _newton(counted: _Counted, x: Array, layout: _Layout) -> _End:
     """Newton steps on the free entries, with the Hessian by differences of the exact gradient."""
+    value, gradient = counted(x)
+    free = layout.free(x)
     hessian = _hessian(counted, x, gradient, free)
-    decrement, definite = 0.0, True
-    for _ in range(12):
+    decrement = 0.0
+    for _ in range(12 if free.any() else 0):
         try:
-            factor = cho_factor(hessian[np.ix_(free, free)]) if free.any() else None
+            factor = cho_factor(hessian[np.ix_(free, free)])
         except (np.linalg.LinAlgError, ValueError):
-            return x, value, gradient, hessian, np.inf, False
-        if factor is None:
-            return x, value, gradient, hessian, 0.0, True
-        step = np.zeros_like(x)
-        step[free] = -cho_solve(factor, gradient[free])
-        decrement = float(-gradient @ step)
+            return _End(x, value, gradient, hessian, free, np.inf, False)
+        decrement = float(gradient[free] @ cho_solve(factor, gradient[free]))
         if decrement < DECREMENT * 1e-4:
             break
-        size, best = 1.0, None
-        while size > 1e-4 and best is None:
-            trial = x + size * step
-            if (trial >= layout.lower).all():
-                there, slope = counted(trial)
-                rounding = 1e-13 * max(1.0, abs(value))
-                best = (trial, there, slope) if there <= value + rounding else None
-            size *= 0.5
+        best = _step(counted, (x, value, gradient), free, factor, layout)
         if best is None:
             break
-        far = decrement > 1e-4
         x, value, gradient = best
-        if far:
+        if decrement > 1e-4:
             hessian = _hessian(counted, x, gradient, free)
-    return x, value, gradient, hessian, decrement, definite
+    return _End(x, value, gradient, hessian, free, decrement, True)
+
+
+def _step(
+    counted: _Counted, at: _Place, free: NDArray[np.bool_], factor: tuple[Array, bool], layout: _Layout
+) -> _Place | None:
+    """The longest of the halved Newton steps that goes down or, where rounding hides that, lessens the gradient."""
+    x, value, gradient = at
+    step = np.zeros_like(x)
+    step[free] = -cho_solve(factor, gradient[free])
+    decrement, size = float(-gradient @ step), 1.0
+    while size > 1e-4:
+        trial = x + size * step
+        if (trial >= layout.lower).all():
+            there, slope = counted(trial)
+            rise = (there - value) / max(1.0, abs(value))
+            if rise <= ROUNDING or (rise <= NOISE and slope[free] @ cho_solve(factor, slope[free]) < 0.5 * decrement):
+                return trial, there, slope
+        size *= 0.5
+    return None
+
+
+def _again(counted: _Counted, end: _End, layout: _Layout) -> Array | None:
+    """A point to search from once more: a zero found late, or down a negative curvature; None at an optimum."""
+    if end.definite:
+        nearer = _try_zeros(counted, end.x, layout)
+        return nearer if (nearer != end.x).any() else None
+    if not np.isfinite(end.hessian).all() or not np.isfinite(end.value):
+        return None
+    values, vectors = np.linalg.eigh(end.hessian[np.ix_(end.free, end.free)])
+    v = np.zeros_like(end.x)
+    v[end.free] = vectors[:, 0]
+    for direction in (v, -v) if values[0] < 0 else ():
+        for size in (0.3, 0.1, 0.03, 0.01, 0.003):
+            trial = np.maximum(end.x + size * direction, layout.lower)
+            if counted(trial)[0] < end.value - ROUNDING * max(1.0, abs(end.value)):
+                return trial
+    return None
 
 
 def _hessian(counted: _Counted, x: Array, gradient: Array, free: NDArray[np.bool_]) -> Array:
@@ -380,12 +387,12 @@ def _hessian(counted: _Counted, x: Array, gradient: Array, free: NDArray[np.bool
     return 0.5 * (hessian + hessian.T)
 
 
-def _verdict(decrement: float, definite: bool, x: Array, layout: _Layout) -> str:
+def _verdict(end: _End) -> str:
     """The empty string where the optimum is one; otherwise what is wrong and what to try."""
-    if np.abs(x).max(initial=0.0) > LARGEST:
+    if np.abs(end.x).max(initial=0.0) > LARGEST:
         return "a variance grows without bound relative to the residual's; the model may fit the data exactly"
-    if not definite:
+    if not end.definite:
         return "the curvature at the end point is not positive; try other start values or a simpler random part"
-    if not decrement < DECREMENT:
-        return f"the gradient did not vanish (Newton decrement {decrement:.1e}); try other start values"
+    if not end.decrement < DECREMENT:
+        return f"the gradient did not vanish (Newton decrement {end.decrement:.1e}); try other start values"
     return ""

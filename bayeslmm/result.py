@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.exact.factor import back_solve, selected_inverse, times_lambda
+from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
+from bayeslmm.exact.inverse import selected_inverse
 from bayeslmm.model import Model
 from bayeslmm.optimise import Optimum
 
@@ -30,6 +31,8 @@ class Result(ABC):
         Fixed coefficients.
     beta_covariance : ndarray (p, p)
         Their covariance.
+    beta_sd : ndarray (p,)
+        Their standard errors (posterior: standard deviations).
     sigma : float
         Residual standard deviation.
     """
@@ -37,6 +40,7 @@ class Result(ABC):
     model: Model
     beta: Array
     beta_covariance: Array
+    beta_sd: Array
     sigma: float
 
     @property
@@ -62,7 +66,7 @@ class Result(ABC):
     @property
     def se(self) -> pd.Series:
         """Standard errors (posterior: standard deviations) of the fixed coefficients."""
-        return pd.Series(np.sqrt(np.diag(self.beta_covariance)), index=self._coefficients, name="se")
+        return pd.Series(self.beta_sd, index=self._coefficients, name="se")
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -77,7 +81,9 @@ class Result(ABC):
     @property
     def corr(self) -> dict[str, pd.DataFrame]:
         """Correlation matrix of the effects, by group."""
-        return {g: pd.DataFrame(v, index=self._effects(g), columns=self._effects(g)) for g, v in self.group_corr.items()}
+        return {
+            g: pd.DataFrame(v, index=self._effects(g), columns=self._effects(g)) for g, v in self.group_corr.items()
+        }
 
     @property
     def varcorr(self) -> pd.DataFrame:
@@ -179,8 +185,10 @@ class PointFit(Result):
         Entries of the relative factor, lme4's order.
     sigma : float
         Residual standard deviation.
-    beta, beta_covariance : ndarray (p,), (p, p)
-        Fixed coefficients and their covariance given theta and sigma.
+    beta : ndarray (p,)
+        Fixed coefficients.
+    beta_root : ndarray (p, p)
+        K with K'K their covariance given theta and sigma.
     loglik : float
         Log-likelihood (REML: restricted), full constants; for MAP the ML log-likelihood at the mode.
     logposterior : float or None
@@ -196,11 +204,23 @@ class PointFit(Result):
     theta: Array
     sigma: float
     beta: Array
-    beta_covariance: Array
+    beta_root: Array
     loglik: float
     logposterior: float | None
     optimum: Optimum
     fixed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def beta_covariance(self) -> Array:  # type: ignore[override]
+        """Covariance of the coefficients (p, p); a variance beyond 1e308 is inf."""
+        with np.errstate(over="ignore"):
+            return np.asarray(self.beta_root.T @ self.beta_root)
+
+    @property
+    def beta_sd(self) -> Array:  # type: ignore[override]
+        """Standard errors of the coefficients (p,), finite where their squares are not."""
+        largest = np.abs(self.beta_root).max(initial=0.0) or 1.0
+        return np.asarray(np.sqrt(np.sum((self.beta_root / largest) ** 2, axis=0)) * largest)
 
     @property
     def deviance(self) -> float:
@@ -319,14 +339,12 @@ def conditional_covariances(model: Model, theta: Array, sigma: float) -> dict[st
     return {group: found[group] for group in model.groups}
 
 
-def coefficient_covariance(model: Model, S: Array, sigma: float, P0: Array | None = None) -> Array:
-    """(Sxx/σ² + P0)⁻¹ in the scale of the coefficients."""
+def coefficient_root(model: Model, S: Array, sigma: float, P0: Array | None = None) -> Array:
+    """K (p, p) with K'K = (Sxx/σ² + P0)⁻¹ in the scale of the coefficients."""
     products, p = model.products, model.products.n_fixed
     if not p:
         return np.empty((0, 0))
     tau = (products.y_scale / sigma) ** 2
     P = S[:p, :p] * tau + (0.0 if P0 is None else P0)
     back = np.linalg.inv(products.R) * products.y_scale
-    L = np.linalg.cholesky(P)
-    half = np.linalg.solve(L, back.T)
-    return np.asarray(half.T @ half)
+    return np.asarray(np.linalg.solve(np.linalg.cholesky(P), back.T))

@@ -244,7 +244,7 @@ def test_one_family_stays_a_plain_pymc_variable():
     assert found == pytest.approx(st.halfnorm(0, [1, 3]).logpdf([0.5, 2.0]).sum(), rel=1e-12)
 
 
-@pytest.mark.parametrize(("prior", "law"), REFERENCE, ids=str)
+@pytest.mark.parametrize(("prior", "law"), REFERENCE, ids=[str(prior) for prior, _ in REFERENCE])
 def test_one_variable_has_the_named_density(prior, law):
     with pm.Model():
         rv = prior_variable("x", prior)

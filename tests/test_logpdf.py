@@ -45,7 +45,7 @@ def slope(prior, x):
     return logpdf(*encode(prior.name, prior.args), float(x))[1]
 
 
-@pytest.mark.parametrize(("prior", "reference"), CASES, ids=str)
+@pytest.mark.parametrize(("prior", "reference"), CASES, ids=[str(prior) for prior, _ in CASES])
 def test_values_are_scipys(prior, reference):
     points = np.concatenate([reference.ppf(np.linspace(1e-6, 1 - 1e-6, 41)), [-1e3, -1.0, -1e-9, 1e-9, 1.0, 1e3]])
     expected = reference.logpdf(points)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import splu
 
-from bayeslmm.exact.factor import kernel
+from bayeslmm.exact.compiled import kernel
 from bayeslmm.terms import RandomTerm
 
 Index = NDArray[np.int64]

@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.exact.factor import System, kernel
-from bayeslmm.exact.gaussian import INTEGRATED, level, level_at, marginal, pullback
+from bayeslmm.exact.compiled import kernel
+from bayeslmm.exact.factor import System
+from bayeslmm.exact.gaussian import INTEGRATED, level, level_at, marginal
 from bayeslmm.exact.logpdf import logpdf
+from bayeslmm.exact.pullback import pullback
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]

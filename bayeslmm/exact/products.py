@@ -16,7 +16,8 @@ from scipy.linalg import solve_triangular
 
 from bayeslmm.errors import ExactFitError
 from bayeslmm.exact.blocks import Structure, structure
-from bayeslmm.exact.factor import System, kernel
+from bayeslmm.exact.compiled import kernel
+from bayeslmm.exact.factor import System
 
 if TYPE_CHECKING:
     from bayeslmm.design import Design
@@ -103,7 +104,9 @@ def power_of_two(columns: Array) -> Array:
     """The power of two nearest to each column's root mean square; 1 for a column of zeros."""
     largest = np.abs(columns).max(axis=0, initial=0.0)
     largest = np.where(largest > 0, largest, 1.0)
-    return np.asarray(np.exp2(np.round(np.log2(largest) + 0.5 * np.log2(np.mean((columns / largest) ** 2, axis=0) + 1e-300))))
+    return np.asarray(
+        np.exp2(np.round(np.log2(largest) + 0.5 * np.log2(np.mean((columns / largest) ** 2, axis=0) + 1e-300)))
+    )
 
 
 def whiten(columns: Array, weights: Array | None) -> Array:
@@ -166,9 +169,7 @@ def _factor_columns(design: Design, terms: tuple[int, ...]) -> Array:
     return whiten(np.column_stack([design.random[t].columns for t in terms]), design.weights)
 
 
-def _theta_map(
-    design: Design, blocks: Structure, scales: tuple[Array, ...], lam_at: Index
-) -> tuple[Index, Array]:
+def _theta_map(design: Design, blocks: Structure, scales: tuple[Array, ...], lam_at: Index) -> tuple[Index, Array]:
     """Public theta (terms by decreasing number of levels) → positions and scales in `lam`."""
     where = {t: (f, i) for f, factor in enumerate(blocks.factors) for i, t in enumerate(factor.terms)}
     places, factors = [np.empty(0, np.int64)], [np.empty(0)]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.exact.compiled import kernel
+from bayeslmm.exact.dense import backward
 from bayeslmm.exact.density import Layout, lam_of, natural
-from bayeslmm.exact.factor import System, back_solve, kernel, times_lambda
-from bayeslmm.exact.gaussian import INTEGRATED, backward, level, marginal
+from bayeslmm.exact.factor import System, back_solve, times_lambda
+from bayeslmm.exact.gaussian import INTEGRATED, level, marginal
 
 Array = NDArray[np.float64]
 

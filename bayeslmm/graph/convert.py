@@ -50,5 +50,7 @@ def to_pymc(
     if route != "marginal":
         raise MethodError(f'route={route!r} is not known; use "marginal" or "hierarchical"')
     if parametrisation is not None:
-        raise MethodError('parametrisation= is for route="hierarchical"; the marginal graph has no random effects to place')
+        raise MethodError(
+            'parametrisation= is for route="hierarchical"; the marginal graph has no random effects to place'
+        )
     return marginal.build(model)

@@ -38,7 +38,8 @@ def pack(direct: Direct, constant: float) -> tuple[Index, Array]:
     whole = [s.width, s.lam_at, s.link_ptr, s.link_row, s.link_factor, s.link_at, s.rest_row, s.rest_col]
     whole += [s.rest_row_factor, s.rest_col_factor, s.rest_at, s.node_row, s.node_factor, s.L_ptr, s.L_row]
     whole += [layout.size, layout.sd_at, layout.z_at, layout.L_at, layout.lam_at, layout.lam_width, layout.beta_code]
-    real = [s.A11, s.A21, s.A22, s.B, s.C, layout.sd_scale, layout.T, layout.t, [layout.y_scale, constant]]
+    last = np.array([layout.y_scale, constant])
+    real: list[Array] = [s.A11, s.A21, s.A22, s.B, s.C, layout.sd_scale, layout.T, layout.t, last]
     header = [q, k, Q, r, int(s.sparse), layout.nobs, *layout.T.shape]
     ints = [np.array(header, np.int64)]
     for array in whole:
