@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from bayeslmm import errors
     from bayeslmm.compare import compare
     from bayeslmm.equations import solve
-    from bayeslmm.limiting import limiting_prior
     from bayeslmm.fit import fit
     from bayeslmm.graph.convert import to_pymc
     from bayeslmm.interchange import to_bambi
+    from bayeslmm.limiting import limiting_prior
     from bayeslmm.model import Model
+    from bayeslmm.posterior import Posterior
     from bayeslmm.predict import predict
     from bayeslmm.priors import Prior
     from bayeslmm.report import report
-    from bayeslmm.posterior import Posterior
     from bayeslmm.result import PointFit
     from bayeslmm.sample import posterior, sample
     from bayeslmm.simulate import simulate

@@ -9,6 +9,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bayeslmm.errors import DataError
 
@@ -85,9 +86,42 @@ def _column(series: Any) -> pd.Series:
     if series.dtype.is_numeric() and not series.is_null().any():
         return pd.Series(series.to_numpy())
     values = series.to_list()
-    return pd.Series(np.array([np.nan if v is None else v for v in values], float) if series.dtype.is_numeric() else values)
+    return pd.Series(
+        np.array([np.nan if v is None else v for v in values], float) if series.dtype.is_numeric() else values
+    )
 
 
 def _listing(table: Mapping[str, Any], most: int = 12) -> str:
     names = list(table)
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def factorize(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """Level codes (n,) and labels of a grouping factor or of an interaction of factors; levels in use only."""
+    codes, labels = _single(frame[group[0]])
+    for name in group[1:]:
+        more, names = _single(frame[name])
+        key = codes.astype(np.int64) * len(names) + more
+        used, codes = np.unique(key, return_inverse=True)
+        labels = [f"{labels[a]}:{names[b]}" for a, b in zip(*np.divmod(used, len(names)), strict=True)]
+    return np.ascontiguousarray(codes, np.intp), tuple(labels)
+
+
+def _single(column: pd.Series) -> tuple[NDArray[np.intp], list[str]]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(np.intp), [_text(v) for v in column.cat.categories]
+    codes, levels = pd.factorize(column, sort=True)
+    return codes, [_text(v) for v in levels]
+
+
+def labels_of(frame: pd.DataFrame, group: tuple[str, ...]) -> NDArray[np.str_]:
+    """Label of each row's level."""
+    parts = [np.array([_text(v) for v in frame[name]], dtype=str) for name in group]
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = np.char.add(np.char.add(joined, ":"), part)
+    return joined
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)

@@ -57,16 +57,20 @@ def _check_expressible(model: Model) -> None:
     for group in model.groups:
         if model.pairs(group):
             raise NotSupportedError(
-                f"Bambi has no correlated effects: the term on {group!r} correlates {', '.join(model.effects(group))}. Write (x || {group})"
+                f"Bambi has no correlated effects, which the term on {group!r} has; write it with ||"
             )
     if model.design.weights is not None:
-        raise NotSupportedError("Bambi's weighted() changes its likelihood's meaning; a model with prior weights has no equivalent")
+        raise NotSupportedError(
+            "Bambi's weighted() changes its likelihood's meaning; a model with prior weights has no equivalent"
+        )
     if model.arguments["offset"] is not None:
         raise NotSupportedError("Bambi takes an offset from the formula only; write offset(column) in it")
     if model.arguments["contrasts"]:
         raise NotSupportedError("contrasts= has no equivalent in Bambi; write the coding in the formula")
     if model.design.fixed.dropped:
-        raise NotSupportedError(f"Bambi keeps linearly dependent columns; leave out {', '.join(model.design.fixed.dropped)}")
+        raise NotSupportedError(
+            f"Bambi keeps linearly dependent columns; leave out {', '.join(model.design.fixed.dropped)}"
+        )
 
 
 def _joined(group: str) -> str:
@@ -81,7 +85,9 @@ def _bar(model: Model, group: str, effect: str) -> str:
     """One effect on one group, as Bambi writes it."""
     left = "1" if effect == "Intercept" else f"0 + {effect}"
     if "[" in effect:
-        raise NotSupportedError(f"the effect {effect!r} of {group!r} is one column of a factor; Bambi takes the whole factor only")
+        raise NotSupportedError(
+            f"the effect {effect!r} of {group!r} is one column of a factor; Bambi takes the whole factor only"
+        )
     return f"({left}|{_joined(group)})"
 
 
@@ -111,4 +117,6 @@ def _stacked(name: str, priors: list[Prior]) -> Any:
 
     if len({prior.name for prior in priors}) > 1:
         raise NotSupportedError(f"Bambi has one prior family for all columns of {name!r}; give them the same family")
-    return bambi.Prior(priors[0].name, **{key: np.array([prior.args[key] for prior in priors]) for key in priors[0].args})
+    return bambi.Prior(
+        priors[0].name, **{key: np.array([prior.args[key] for prior in priors]) for key in priors[0].args}
+    )

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayeslmm.convergence import Diagnostics, diagnose
 from bayeslmm.coordinates import coordinates, dimensions, response_name
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.gaussian import LOG_2PI
@@ -20,42 +21,7 @@ from bayeslmm.model import Model
 from bayeslmm.result import Result, term_effects
 
 Array = NDArray[np.float64]
-# Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Bayesian Analysis 16(2): R-hat below 1.01 and 400 effective draws.
-LARGEST_R_HAT, SMALLEST_ESS, SMALLEST_BFMI = 1.01, 400, 0.3
 ROWS_AT_ONCE = 20_000_000
-
-
-@dataclass(frozen=True)
-class Diagnostics:
-    """Whether the draws can be trusted, in numbers and in words.
-
-    Parameters
-    ----------
-    r_hat, ess_bulk, ess_tail : float
-        Worst over the coefficients, standard deviations, correlations and sigma.
-    divergences : int
-        Divergent transitions after warm-up.
-    e_bfmi : float
-        Worst chain; NaN where the sampler stores no energy.
-    worst : str
-        The parameter with the largest R-hat.
-    sentences : tuple of str
-        What was found, and what to do about it.
-    ok : bool
-        Whether nothing is wrong.
-    """
-
-    r_hat: float
-    ess_bulk: float
-    ess_tail: float
-    divergences: int
-    e_bfmi: float
-    worst: str
-    sentences: tuple[str, ...]
-    ok: bool
-
-    def __str__(self) -> str:
-        return "\n".join(self.sentences)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,8 +61,14 @@ class Posterior(Result):
         """
         node = self.data["posterior"]
         if name not in node.data_vars:
-            hint = "; its draws were not kept (too many): only their means and sds are" if name.startswith("ranef_") else ""
-            raise MethodError(f"the posterior has no variable {name!r}{hint}; it has {', '.join(map(str, node.data_vars))}")
+            hint = (
+                "; its draws were not kept (too many): only their means and sds are"
+                if name.startswith("ranef_")
+                else ""
+            )
+            raise MethodError(
+                f"the posterior has no variable {name!r}{hint}; it has {', '.join(map(str, node.data_vars))}"
+            )
         values = np.asarray(node[name].values)
         return values.reshape(-1, *values.shape[2:])
 
@@ -113,6 +85,11 @@ class Posterior(Result):
         """Posterior covariance of the coefficients (p, p)."""
         p = self.model.products.n_fixed
         return np.atleast_2d(np.cov(self.draws("fixef").T)) if p else np.empty((0, 0))
+
+    @cached_property
+    def beta_sd(self) -> Array:  # type: ignore[override]
+        """Posterior standard deviations of the coefficients (p,)."""
+        return np.asarray(self.draws("fixef").std(axis=0, ddof=1)) if self.model.products.n_fixed else np.empty(0)
 
     @cached_property
     def sigma(self) -> float:  # type: ignore[override]
@@ -179,10 +156,11 @@ class Posterior(Result):
         -------
         DataFrame
         """
-        from arviz_stats import summary
+        import arviz_stats
 
         settings = {"var_names": self.parameters, "round_to": "none"} | options
-        return summary(self.data, **settings)
+        table: pd.DataFrame = arviz_stats.summary(self.data, **settings)
+        return table
 
     def predictor_draws(self) -> Iterator[tuple[slice, Array]]:
         """Linear predictor (offset included) at the rows used, a chunk of draws at a time: (which draws, (m, n))."""
@@ -249,12 +227,19 @@ class Posterior(Result):
         Raises
         ------
         MethodError
-            The tree was sampled from another model.
+            The tree was sampled from another formula or another response.
         """
         netcdf = os.fspath(path).endswith(".nc")
-        tree = (xr.open_datatree(path, engine="h5netcdf") if netcdf else xr.open_datatree(path, engine="zarr", consolidated=False)).load()
+        tree = (
+            xr.open_datatree(path, engine="h5netcdf")
+            if netcdf
+            else xr.open_datatree(path, engine="zarr", consolidated=False)
+        ).load()
         if tree.attrs.get("formula") != model.formula.text:
             raise MethodError(f"the draws belong to {tree.attrs.get('formula')!r}, not to {model.formula.text!r}")
+        observed = next(iter(tree["observed_data"].data_vars.values())).values
+        if not np.array_equal(observed, model.design.y):
+            raise MethodError(f"the draws belong to {model.formula.text!r} with other data: its response differs")
         return cls(model, tree, str(tree.attrs.get("route", "marginal")))
 
     def __repr__(self) -> str:
@@ -312,7 +297,9 @@ def posterior_tree(
     observed = xr.Dataset({name: ("obs", design.y)}, coords={"obs": coords["obs"]})
     groups = {
         "posterior": posterior,
-        "sample_stats": _with_draws(xr.Dataset({key: (("chain", "draw"), values) for key, values in statistics.items()})),
+        "sample_stats": _with_draws(
+            xr.Dataset({key: (("chain", "draw"), values) for key, values in statistics.items()})
+        ),
         "observed_data": observed,
         "constant_data": _constant_data(model, coords),
     }
@@ -331,7 +318,11 @@ def posterior_tree(
 
 def _used(coords: Mapping[str, Any], arrays: Mapping[str, tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
     dims = {dim for names, _ in arrays.values() for dim in names}
-    return {name: np.array(values, dtype=object) if name != "obs" else values for name, values in coords.items() if name in dims}
+    return {
+        name: np.array(values, dtype=object) if name != "obs" else values
+        for name, values in coords.items()
+        if name in dims
+    }
 
 
 def _constant_data(model: Model, coords: Mapping[str, Any]) -> xr.Dataset:
@@ -346,33 +337,3 @@ def _constant_data(model: Model, coords: Mapping[str, Any]) -> xr.Dataset:
             arrays[name] = ("obs", getattr(design, name))
     kept = {"obs": coords["obs"]} | ({"coefficient": coords["coefficient"]} if design.fixed.names else {})
     return xr.Dataset(arrays, coords=kept)
-
-
-def diagnose(post: Posterior) -> Diagnostics:
-    """R-hat, effective draws, divergences and energy, with what to do about each."""
-    table = post.summary(kind="diagnostics")
-    stats = post.data["sample_stats"]
-    divergences = int(np.sum(stats["diverging"].values)) if "diverging" in stats else 0
-    e_bfmi = _bfmi(np.asarray(stats["energy"].values)) if "energy" in stats else float("nan")
-    r_hat, bulk, tail = float(table["r_hat"].max()), float(table["ess_bulk"].min()), float(table["ess_tail"].min())
-    worst = str(table["r_hat"].idxmax())
-    problems = []
-    if not r_hat <= LARGEST_R_HAT:
-        problems.append(f"The chains disagree: R-hat is {r_hat:.3f} for {worst} (should be below {LARGEST_R_HAT}). Sample longer: raise tune and draws.")
-    if not min(bulk, tail) >= SMALLEST_ESS:
-        problems.append(f"Too few effective draws: bulk {bulk:.0f}, tail {tail:.0f} (at least {SMALLEST_ESS} wanted). Raise draws.")
-    if divergences:
-        problems.append(f"{divergences} divergent transitions: part of the posterior may be missed. Raise target_accept towards 0.99, or give tighter priors.")
-    if e_bfmi < SMALLEST_BFMI:
-        problems.append(f"Energy moves slowly (E-BFMI {e_bfmi:.2f}, below {SMALLEST_BFMI}): heavy tails. Give tighter priors on the standard deviations.")
-    if not problems:
-        energy = "" if np.isnan(e_bfmi) else f", E-BFMI at least {e_bfmi:.2f}"
-        found = f"R-hat at most {r_hat:.3f}, effective draws at least {min(bulk, tail):.0f}, no divergent transition{energy}."
-        return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, (f"The draws look sound: {found}",), True)
-    return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, tuple(problems), False)
-
-
-def _bfmi(energy: Array) -> float:
-    """Smallest over chains of the energy's mean squared step over its variance (Betancourt 2016)."""
-    variance = energy.var(axis=1)
-    return float(np.min(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.where(variance > 0, variance, np.nan)))

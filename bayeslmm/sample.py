@@ -5,26 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.bounds import Bounds
 from bayeslmm.direct import Direct
-from bayeslmm.errors import ImproperPosteriorError, MethodError
-from bayeslmm.exact.restore import restore
+from bayeslmm.errors import MethodError
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
+from bayeslmm.propriety import check_proper
+from bayeslmm.restoration import MOST_LOG_LIKELIHOOD, assemble, restore_tree
 
 Array = NDArray[np.float64]
 Route = Literal["auto", "marginal", "hierarchical"]
-# Random effects times draws that are stored; beyond it only their means and standard deviations are (8 bytes each).
-MOST_EFFECT_DRAWS = 50_000_000
-# Numbers of the pointwise log-likelihood that are stored at once; beyond it `Posterior.log_likelihood` computes them.
-MOST_LOG_LIKELIHOOD = 4_000_000
-RESTORE_AT_ONCE = 2_000_000
 START_WIDTH = 0.5
 
 
@@ -70,7 +66,8 @@ def sample(
     parametrisation : "centred", "noncentred" or mapping of group to either, optional
         Hierarchical route only; otherwise chosen by how much the data say about each group.
     store : path, optional
-        Folder (zarr) to which draws are written while sampling, readable if it is interrupted.
+        Folder (zarr) to which draws are written while sampling, marginal route with closed-form priors only. If it is
+        interrupted, ``bl.posterior(model, xarray.open_datatree(store, engine="zarr", consolidated=False))`` reads it.
 
     Returns
     -------
@@ -92,10 +89,12 @@ def sample(
     50
     """
     _check(draws, tune, chains, target_accept, route, parametrisation)
+    if store is not None and (route == "hierarchical" or not _closed_form(model)):
+        raise MethodError("store= is for the marginal route with closed-form priors; PyMC samples this: save() the result")
     check_proper(model)
     settings: dict[str, Any] = {
         "draws": draws, "tune": tune, "chains": chains, "cores": min(cores or os.cpu_count() or 1, chains),
-        "seed": np.random.SeedSequence().entropy % 2**32 if seed is None else seed, "target_accept": target_accept,
+        "seed": int(np.random.default_rng().integers(2**32)) if seed is None else seed, "target_accept": target_accept,
         "progress": progress, "store": store,
     }  # fmt: skip
     started = time.perf_counter()
@@ -117,67 +116,25 @@ def _check(draws: int, tune: int, chains: int, target_accept: float, route: str,
     if route not in ("auto", "marginal", "hierarchical"):
         raise MethodError(f'route={route!r} is not known; use "auto", "marginal" or "hierarchical"')
     if parametrisation is not None and route != "hierarchical":
-        raise MethodError('parametrisation= is for route="hierarchical"; the marginal route has no random effects to place')
+        raise MethodError(
+            'parametrisation= is for route="hierarchical"; the marginal route has no random effects to place'
+        )
 
 
-def check_proper(model: Model) -> None:
-    """Raise where flat priors leave the posterior without a finite integral.
-
-    Raises
-    ------
-    ImproperPosteriorError
-        With a flat prior on an effect's sd the density falls like sd**-(r), r the number of levels that the fixed
-        part leaves free; r < 2 has no finite integral (Gelman 2006, Bayesian Analysis 1(3)).
-    """
-    n, p = model.X.shape
-    if model.priors.sigma.name == "HalfFlat" and n - p < 2:
-        raise ImproperPosteriorError(f"flat priors on sigma and {p} coefficients need at least {p + 2} rows; there are {n}")
-    flat_beta = [j for j, prior in enumerate(model.priors.fixef) if prior.name == "Flat"]
-    X = model.X[:, flat_beta]
-    for term in model.design.random:
-        offset = model.effects(term.group).index(term.effects[0])
-        for a, effect in enumerate(term.effects):
-            if model.priors.sd[term.group][offset + a].name != "HalfFlat":
-                continue
-            free = _free_levels(term.columns[:, a], term.codes, len(term.levels), X)
-            if free < 2:
-                raise ImproperPosteriorError(
-                    f"a flat prior on sd_{term.group}[{effect}] is improper: {term.group!r} has {len(term.levels)} levels and "
-                    f"the flat coefficients leave {free} of them to learn it from; at least 2 are needed. Give the sd a proper "
-                    "prior, such as bl.Prior('HalfNormal', sigma=...)"
-                )
-
-
-def _free_levels(column: Array, codes: NDArray[np.integer], levels: int, X: Array) -> int:
-    """Rank of one effect's columns beyond those of X; levels − p when that alone settles it."""
-    if levels - X.shape[1] >= 2:
-        return levels - X.shape[1]
-    indicator = np.zeros((len(column), levels))
-    indicator[np.arange(len(column)), codes] = column
-    base = np.linalg.matrix_rank(X) if X.shape[1] else 0
-    return int(np.linalg.matrix_rank(np.column_stack([X, indicator])) - base)
+def _closed_form(model: Model) -> bool:
+    return all(prior.closed_form for prior in model.priors.parameters().values())
 
 
 def _marginal(model: Model, settings: dict[str, Any]) -> Any:
     """NUTS on the collapsed density, directly where every prior has a closed form, through PyMC otherwise."""
-    if not all(prior.closed_form for prior in model.priors.parameters().values()):
+    if not _closed_form(model):
         return _through_graph(model, settings)
     direct = Direct(model)
     trace = _nutpie(_compiled(direct, settings), settings)
     x = np.asarray(trace["posterior"]["x"].values, float)
+    if x.shape[1] < settings["draws"] or np.isnan(x).any():
+        raise KeyboardInterrupt("sampling was interrupted; draws written to store= so far can be read from there")
     return assemble(model, direct, x, _statistics(trace["sample_stats"]), settings)
-
-
-def assemble(model: Model, direct: Direct, x: Array, statistics: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """Coordinates (chains, draws, size) → the DataTree, with (β, u) restored."""
-    natural = natural_draws(direct, x)
-    keep = x.shape[0] * x.shape[1] * len(direct.system.B) <= MOST_EFFECT_DRAWS
-    beta, effects, moments = restored(direct, x, int(settings["seed"]), int(settings["cores"]), keep)
-    natural["fixef"] = beta
-    tree = posterior_tree(model, natural, effects, moments, statistics)
-    if x.shape[0] * x.shape[1] * model.design.nobs <= MOST_LOG_LIKELIHOOD and keep:
-        Posterior(model, tree, "marginal").store_log_likelihood()
-    return tree
 
 
 def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
@@ -185,14 +142,14 @@ def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
 
     from bayeslmm.exact.density import log_posterior
 
-    system, layout, size = direct.system, direct.layout, direct.size
-    centre = direct.sampling_start()
+    system, layout, size, bounds = direct.system, direct.layout, direct.size, Bounds(direct)
+    centre = bounds.start(direct.sampling_start())
 
     def make_logp() -> Callable[[Array], tuple[float, Array]]:
-        return lambda x: log_posterior(system, layout, x, True)
+        return bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
 
     def make_expand(seed1: int, seed2: int, chain: int) -> Callable[[Array], dict[str, Array]]:
-        return lambda x: {"x": x.copy()}
+        return lambda x: {"x": bounds.coordinates(x)}
 
     def start(seed: int) -> Array:
         return centre + np.random.default_rng(seed).uniform(-START_WIDTH, START_WIDTH, size)
@@ -240,7 +197,12 @@ def _progress(settings: dict[str, Any]) -> Iterator[Callable[[Any], None] | None
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     total = settings["chains"] * (settings["draws"] + settings["tune"])
-    columns = (TextColumn("sampling"), BarColumn(), TextColumn("{task.completed}/{task.total} draws"), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("sampling"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} draws"),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("sampling", total=total, note="")
 
@@ -264,73 +226,18 @@ def _statistics(node: Any) -> dict[str, Any]:
     return found
 
 
-def natural_draws(direct: Direct, x: Array) -> dict[str, Array]:
-    """Draws of sd, correlations and σ by posterior variable, from coordinates (chains, draws, size)."""
-    model, shape = direct.model, x.shape[:2]
-    out: dict[str, Array] = {}
-    at = 0
-    sd = np.exp(x[..., : direct.n_sd])
-    for group in model.groups:
-        k = len(model.effects(group))
-        out[f"sd_{group}"] = sd[..., at : at + k]
-        at += k
-        if model.pairs(group):
-            out[f"corr_{group}"] = np.concatenate(direct.correlations(x, group), axis=-1).reshape(*shape, -1)
-    out["sigma"] = np.exp(x[..., direct.n_sd + direct.n_corr])
-    return out
-
-
-def restored(
-    direct: Direct, x: Array, seed: int, cores: int, keep: bool
-) -> tuple[Array, dict[str, Array], dict[str, tuple[Array, Array]]]:
-    """β (chains, draws, p) and effects by group (chains, draws, levels, k), or only their means and sds.
-
-    Random numbers belong to blocks of draws, so that the result does not depend on `cores`.
-    """
-    model, chains, draws = direct.model, x.shape[0], x.shape[1]
-    p, Q = model.products.n_fixed, len(direct.system.B)
-    block = max(1, min(draws, RESTORE_AT_ONCE // max(1, p + Q)))
-    flat = np.ascontiguousarray(x.reshape(chains * draws, -1))
-    beta = np.empty((chains * draws, p))
-    u = np.empty((chains * draws, Q)) if keep else np.empty((0, Q))
-
-    def work(start: int) -> tuple[Array, Array]:
-        rows = slice(start, min(start + block, chains * draws))
-        z = np.random.default_rng([seed, start, 7]).standard_normal((rows.stop - start, p + Q))
-        mine = u[rows] if keep else np.empty((rows.stop - start, Q))
-        restore(direct.system, direct.layout, flat[rows], z, beta[rows], mine)
-        return mine.sum(axis=0), np.square(mine).sum(axis=0)
-
-    with ThreadPoolExecutor(max_workers=cores) as pool:
-        sums = list(pool.map(work, range(0, chains * draws, block)))
-    fixed = np.moveaxis(model.products.beta(beta.T), 0, -1).reshape(chains, draws, p)
-    factors = model.products.structure.factors
-    if keep:
-        effects = {f.group: _effects(model, u, i).reshape(chains, draws, f.count, f.width) for i, f in enumerate(factors)}
-        return fixed, {group: effects[group] for group in model.groups}, {}
-    total = chains * draws
-    mean = np.sum([one for one, _ in sums], axis=0) / total
-    sd = np.sqrt(np.maximum(np.sum([two for _, two in sums], axis=0) / total - mean**2, 0.0))
-    moments = {f.group: (_effects(model, mean[None], i)[0], _effects(model, sd[None], i)[0]) for i, f in enumerate(factors)}
-    return fixed, {}, {group: moments[group] for group in model.groups}
-
-
-def _effects(model: Model, scaled: Array, factor: int) -> Array:
-    """Draws of scaled u (m, Q) → effects (m, levels, k) of one factor."""
-    products = model.products
-    rows = products.structure.rows(factor)[:, None] + np.arange(products.structure.factors[factor].width)
-    return np.asarray(scaled[:, rows] * (products.y_scale / products.effect_scale[factor]))
-
-
 def _hierarchical(model: Model, parametrisation: Any, settings: dict[str, Any]) -> Any:
     from bayeslmm.graph.hierarchical import build
 
-    graph = build(model, parametrisation)
-    trace = _pymc(graph, settings)
-    names = [name for name in trace["posterior"].data_vars if name.split("_")[0] in ("fixef", "sd", "corr", "ranef", "sigma")]
-    draws = {name: np.asarray(trace["posterior"][name].values) for name in names}
-    effects = {group: draws.pop(f"ranef_{group}") for group in model.groups}
-    tree = posterior_tree(model, draws, effects, {}, _statistics(trace["sample_stats"]))
+    trace = _pymc(build(model, parametrisation), settings)
+    draws = {str(name): np.asarray(values.values) for name, values in trace["posterior"].data_vars.items()}
+    return _kept(model, draws, _statistics(trace["sample_stats"]))
+
+
+def _kept(model: Model, draws: Mapping[str, Array], statistics: dict[str, Any]) -> Any:
+    """Draws of the hierarchical graph's variables → the DataTree."""
+    effects = {group: draws[f"ranef_{group}"] for group in model.groups}
+    tree = posterior_tree(model, draws, effects, {}, statistics)
     shape = draws["sigma"].shape
     if shape[0] * shape[1] * model.design.nobs <= MOST_LOG_LIKELIHOOD:
         Posterior(model, tree, "hierarchical").store_log_likelihood()
@@ -344,15 +251,6 @@ def _through_graph(model: Model, settings: dict[str, Any]) -> Any:
     trace = _pymc(build(model), settings)
     draws = {name: np.asarray(values.values) for name, values in trace["posterior"].data_vars.items()}
     return restore_tree(model, draws, _statistics(trace["sample_stats"]), settings)
-
-
-def restore_tree(
-    model: Model, draws: Mapping[str, Array], statistics: dict[str, Any], settings: dict[str, Any]
-) -> Any:
-    """Draws of the marginal graph's variables → the DataTree, with (β, u) restored."""
-    direct = Direct(model, closed_form=False)
-    x = direct.coordinates_of(draws)
-    return assemble(model, direct, x, statistics, settings)
 
 
 def _pymc(graph: Any, settings: dict[str, Any]) -> Any:
@@ -380,7 +278,8 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     model : Model
         The model whose graph was sampled.
     data : xarray.DataTree
-        With a group `posterior` holding the graph's variables. On the marginal route fixef and ranef are restored.
+        With a group `posterior` holding the graph's variables, or what `sample` wrote to ``store=``. On the marginal
+        route fixef and ranef are restored.
     seed : int
         For the restored draws.
     cores : int, optional
@@ -403,15 +302,24 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     >>> bl.posterior(model, tree).fixef                                      # doctest: +SKIP
     """
     node = data["posterior"]
-    draws = {str(name): np.asarray(values.values) for name, values in node.data_vars.items()}
+    draws = {str(name): np.asarray(v.transpose("chain", "draw", ...).values) for name, v in node.data_vars.items()}
+    statistics = _statistics(data["sample_stats"]) if "sample_stats" in data.children else {}
+    settings = {"seed": seed, "cores": cores or os.cpu_count() or 1}
+    if set(draws) == {"x"}:
+        return _named(model, assemble(model, Direct(model), draws["x"], statistics, settings), "marginal", seed)
+    effects = [f"ranef_{group}" for group in model.groups]
+    fixed = ["fixef"] if model.products.n_fixed else []
+    hierarchical = all(name in draws for name in [*effects, *fixed])
     needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)] + ["sigma"]
+    needed += fixed if hierarchical or not model.priors.gaussian else []
     absent = [name for name in needed if name not in draws]
     if absent:
         raise MethodError(f"the posterior has no variable {absent[0]!r}; its variables are {', '.join(draws)}")
-    statistics = _statistics(data["sample_stats"]) if "sample_stats" in data.children else {}
-    if all(f"ranef_{group}" in draws for group in model.groups) and "fixef" in draws:
-        effects = {group: draws[f"ranef_{group}"] for group in model.groups}
-        kept = {name: draws[name] for name in [*needed, "fixef"]}
-        return Posterior(model, posterior_tree(model, kept, effects, {}, statistics), "hierarchical")
-    settings = {"seed": seed, "cores": cores or os.cpu_count() or 1}
-    return Posterior(model, restore_tree(model, draws, statistics, settings), "marginal")
+    if not hierarchical:
+        return _named(model, restore_tree(model, draws, statistics, settings), "marginal", seed)
+    return _named(model, _kept(model, draws, statistics), "hierarchical", seed)
+
+
+def _named(model: Model, tree: Any, route: str, seed: int) -> Posterior:
+    tree.attrs.update({"route": route, "seed": int(seed)})
+    return Posterior(model, tree, route)
