@@ -1,0 +1,229 @@
+"""New responses from a point fit, a posterior, or given parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bayeslmm.covariance import psd_factor
+from bayeslmm.errors import MethodError
+from bayeslmm.model import Model
+from bayeslmm.predict import Rows, covariance_factors, generator, rows_of
+from bayeslmm.result import PointFit, Result
+
+if TYPE_CHECKING:
+    from bayeslmm.posterior import Posterior
+
+Array = NDArray[np.float64]
+# An eigenvalue of a correlation matrix that is negative by no more than this is rounding.
+ROUNDING = 1e-10
+
+
+def simulate(
+    source: Result | Model,
+    nsim: int = 1,
+    *,
+    seed: Any = None,
+    groups: Literal["new", "conditional"] = "new",
+    parameters: Mapping[str, Any] | None = None,
+    data: Any = None,
+    weights: str | float | Sequence[float] | None = None,
+    offset: str | float | Sequence[float] | None = None,
+) -> pd.DataFrame:
+    """Draw responses ``y = offset + Xβ + Zu + e``, ``u ~ N(0, Σ)`` for each level, ``e ~ N(0, σ²/w)``.
+
+    Parameters
+    ----------
+    source : PointFit, Posterior or Model
+        A point fit lends its estimates; a posterior one of its draws to each simulation; a model needs `parameters`.
+    nsim : int
+        Number of simulations.
+    seed : int or Generator, optional
+        The same seed gives the same responses.
+    groups : {"new", "conditional"}
+        Effects drawn anew in each simulation, or those of the fit (conditional modes; a posterior's own draw). Levels
+        that were not fitted are drawn in either case.
+    parameters : mapping, optional
+        For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``,
+        in the order of the model or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``, ``{"Intercept, Days": 0.1}``.
+    data : table, optional
+        New rows with the predictors; without it the rows of the model.
+    weights, offset : str, float or array, optional
+        For new rows; by default the columns that were given to the model.
+
+    Returns
+    -------
+    DataFrame
+        Rows by columns ``sim_1``, ``sim_2``, …
+
+    Raises
+    ------
+    MethodError
+        Parameters that are missing, unknown or impossible, or an option that has no meaning here.
+    DataError
+        New rows that cannot be encoded.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
+    >>> model = bl.Model("y ~ 1 + (1 | g)", data)
+    >>> bl.simulate(model, 3, seed=1, parameters={"fixef": [4.0], "sd_g": 2.0, "sigma": 0.5}).shape
+    (6, 3)
+    """
+    _check(source, nsim, groups, parameters)
+    rng = generator(seed)
+    model = source if isinstance(source, Model) else source.model
+    rows = rows_of(model, data, weights=weights, offset=offset)
+    levels = {name: _levels(rows, name, groups == "conditional") for name in rows.groups}
+    truths = _truths(source, nsim, parameters, groups == "conditional", rng)
+    values = np.empty((len(rows.X), nsim), order="F")
+    for column, truth in enumerate(truths):
+        values[:, column] = _response(rows, levels, truth, rng)
+    return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+
+
+def _check(source: Any, nsim: Any, groups: Any, parameters: Any) -> None:
+    if not isinstance(source, Result | Model):
+        raise MethodError(f"simulate takes a PointFit, a Posterior or a Model, not {type(source).__name__}")
+    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
+        raise MethodError(f"nsim={nsim!r} must be a whole number of simulations, at least 1")
+    if groups not in ("new", "conditional"):
+        raise MethodError(f'groups={groups!r} is not known; use "new" or "conditional"')
+    if isinstance(source, Result) and parameters is not None:
+        raise MethodError(f"a {type(source).__name__} has its own parameters; give its model with parameters= instead")
+    if isinstance(source, Model) and groups == "conditional":
+        raise MethodError('a model has no effects to condition on; use groups="new", or give a fit or a posterior')
+
+
+class Truth(NamedTuple):
+    """What one simulation takes for true: β, and by group the effects' covariance factor and the effects themselves."""
+
+    beta: Array
+    factors: Mapping[str, Array]
+    ranef: Mapping[str, Array]
+    sigma: float
+
+
+class Levels(NamedTuple):
+    """The levels (m) that rows (n) hold: which row has which, and which fitted level each is (-1: drawn anew)."""
+
+    of_row: NDArray[np.intp]
+    fitted: NDArray[np.intp]
+
+
+def _levels(rows: Rows, name: str, conditional: bool) -> Levels:
+    group = rows.groups[name]
+    known = bool((group.codes >= 0).all())
+    key: NDArray[Any] = group.codes if known else group.labels
+    _, first, of_row = np.unique(key, return_index=True, return_inverse=True)
+    return Levels(of_row, group.codes[first] if conditional else np.full(len(first), -1))
+
+
+def _response(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.random.Generator) -> Array:
+    mean = rows.offset + rows.X @ truth.beta
+    for name, (of_row, fitted) in levels.items():
+        factor = truth.factors[name]
+        effects = rng.standard_normal((len(fitted), len(factor))) @ factor.T
+        if name in truth.ranef:
+            effects = np.where(fitted[:, None] >= 0, truth.ranef[name][fitted], effects)
+        mean = mean + np.einsum("nk,nk->n", rows.groups[name].columns, effects[of_row])
+    scale = truth.sigma if rows.weights is None else truth.sigma / np.sqrt(rows.weights)
+    return np.asarray(mean + scale * rng.standard_normal(len(mean)))
+
+
+def _truths(source: Any, nsim: int, parameters: Any, conditional: bool, rng: np.random.Generator) -> list[Truth]:
+    """One truth for each simulation."""
+    if isinstance(source, Model):
+        return [_given_truth(source, parameters)] * nsim
+    if isinstance(source, PointFit):
+        factors = {g: sd[:, None] * psd_factor(source.group_corr[g]) for g, sd in source.group_sd.items()}
+        ranef = source.group_ranef if conditional else {}
+        return [Truth(source.beta, factors, ranef, source.sigma)] * nsim
+    return _drawn_truths(cast("Posterior", source), nsim, conditional, rng)
+
+
+def _drawn_truths(posterior: Posterior, nsim: int, conditional: bool, rng: np.random.Generator) -> list[Truth]:
+    """One posterior draw for each simulation, none twice while they last."""
+    sigma = posterior.draws("sigma")
+    which = rng.choice(len(sigma), nsim, replace=nsim > len(sigma))
+    groups = posterior.model.groups
+    beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((nsim, 0))
+    factors = {group: covariance_factors(posterior, group, which) for group in groups}
+    ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in groups if conditional}
+    return [
+        Truth(beta[i], {g: f[i] for g, f in factors.items()}, {g: u[i] for g, u in ranef.items()}, float(sigma[d]))
+        for i, d in enumerate(which)
+    ]
+
+
+def _given_truth(model: Model, parameters: Any) -> Truth:
+    labels = _labels(model)
+    given = dict(parameters) if isinstance(parameters, Mapping) else {}
+    _check_names(labels, given, parameters)
+    values = {name: _numbers(name, names, given[name]) for name, names in labels.items()}
+    if not values["sigma"][0] > 0:
+        raise MethodError(f"sigma is {values['sigma'][0]:g}; it must be positive")
+    factors = {group: _factor(model, group, values) for group in model.groups}
+    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values["sigma"][0]))
+
+
+def _labels(model: Model) -> dict[str, tuple[str, ...]]:
+    """The parameters of a model and the names of their entries."""
+    labels = {"fixef": model.design.fixed.names} if model.design.fixed.names else {}
+    for group in model.groups:
+        effects = model.effects(group)
+        labels[f"sd_{group}"] = effects
+        if model.pairs(group):
+            labels[f"corr_{group}"] = tuple(f"{effects[i]}, {effects[j]}" for i, j in model.pairs(group))
+    return labels | {"sigma": ("sigma",)}
+
+
+def _check_names(labels: Mapping[str, tuple[str, ...]], given: Mapping[str, Any], parameters: Any) -> None:
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise MethodError(f"parameters must be a mapping with {', '.join(labels)}, not {type(parameters).__name__}")
+    unknown = [str(name) for name in given if name not in labels]
+    if unknown:
+        raise MethodError(f"the model has no parameter {', '.join(unknown)}; it has {', '.join(labels)}")
+    missing = [f"{name} ({', '.join(names)})" for name, names in labels.items() if name not in given]
+    if missing:
+        raise MethodError(f"parameters= lacks {'; '.join(missing)}. A model is simulated with every parameter given")
+
+
+def _numbers(name: str, labels: tuple[str, ...], value: Any) -> Array:
+    """The entries of one parameter in the model's order."""
+    if isinstance(value, Mapping | pd.Series):
+        if set(value.keys()) != set(labels):
+            raise MethodError(f"{name} has entries {', '.join(map(str, value.keys()))}; it needs {', '.join(labels)}")
+        value = [value[label] for label in labels]
+    try:
+        numbers = np.atleast_1d(np.asarray(value, float))
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{name} must hold numbers, got {value!r}") from error
+    if numbers.shape != (len(labels),):
+        raise MethodError(f"{name} has shape {numbers.shape}; it needs {len(labels)}: {', '.join(labels)}")
+    if not np.isfinite(numbers).all():
+        raise MethodError(f"{name} must be finite, got {value!r}")
+    return numbers
+
+
+def _factor(model: Model, group: str, values: Mapping[str, Array]) -> Array:
+    """Lower factor of the covariance of one level's effects, from sds and correlations."""
+    sd, pairs = values[f"sd_{group}"], model.pairs(group)
+    if (sd < 0).any():
+        raise MethodError(f"sd_{group} has {sd.min():g}; a standard deviation cannot be negative")
+    corr = np.eye(len(sd))
+    if pairs:
+        first, second = np.array(pairs).T
+        corr[first, second] = corr[second, first] = values[f"corr_{group}"]
+    smallest = float(np.linalg.eigvalsh(corr)[0])
+    if smallest < -ROUNDING:
+        raise MethodError(
+            f"corr_{group} is no correlation matrix: its smallest eigenvalue is {smallest:.3g}. Correlations lie in "
+            "[-1, 1] and must fit each other"
+        )
+    return np.asarray(sd[:, None] * psd_factor(corr))
