@@ -1,0 +1,276 @@
+"""One result → its estimates, uncertainties and intervals of (β, sd, correlations, σ), under the public names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.direct import Direct
+from bayeslmm.held import hold
+from bayeslmm.model import Model
+from bayeslmm.posterior import Posterior
+from bayeslmm.result import PointFit, natural_by_group
+
+Array = NDArray[np.float64]
+NORMAL_975 = 1.959963984540054
+STEP = 1e-5  # central differences of smooth maps: an error of about 1e-10
+EDGE = 1e-8  # 1 − |correlation| below which a correlation is at ±1
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Estimates of one result, one entry per parameter.
+
+    Parameters
+    ----------
+    label : str
+        What the result is called: "REML", "posterior".
+    result : PointFit or Posterior
+    names : tuple of str
+        Public names, m of them: ``fixef[Days]``, ``sd_Subject[Days]``, ``corr_Subject[Intercept, Days]``, ``sigma``.
+    estimate, uncertainty, lower, upper : ndarray (m,)
+        Estimate (posterior mean), standard error (posterior sd), 95 % interval; NaN where there is none.
+    covariance : ndarray (v, v) or None
+        For a point fit, covariance of [log sd, atanh correlation, log σ] from the curvature of the criterion.
+    draws : ndarray (chains, draws, m) or None
+        For a posterior, its draws.
+    """
+
+    label: str
+    result: PointFit | Posterior
+    names: tuple[str, ...]
+    estimate: Array
+    uncertainty: Array
+    lower: Array
+    upper: Array
+    covariance: Array | None = None
+    draws: Array | None = None
+
+    def at(self, name: str) -> int:
+        """Position of a parameter."""
+        return self.names.index(name)
+
+
+def parameter_names(model: Model) -> tuple[str, ...]:
+    """Public names of β, the sds, the correlations and σ of a model.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
+    >>> parameter_names(bl.Model("y ~ 1 + (1 | g)", data))
+    ('fixef[Intercept]', 'sd_g[Intercept]', 'sigma')
+    """
+    return (*(f"fixef[{name}]" for name in model.design.fixed.names), *variance_names(model))
+
+
+def variance_names(model: Model) -> tuple[str, ...]:
+    """Public names of the sds and correlations, group by group, and σ."""
+    names = []
+    for group in model.groups:
+        effects = model.effects(group)
+        names += [f"sd_{group}[{effect}]" for effect in effects]
+        names += [f"corr_{group}[{effects[i]}, {effects[j]}]" for i, j in model.pairs(group)]
+    return (*names, "sigma")
+
+
+def natural_vector(model: Model, theta: Array, sigma: float) -> Array:
+    """The sds, correlations and σ at theta, in the order of `variance_names`."""
+    sd, corr = natural_by_group(model, theta, sigma)
+    parts = [np.empty(0)]
+    for group in model.groups:
+        parts += [sd[group], np.array([corr[group][i, j] for i, j in model.pairs(group)])]
+    return np.concatenate([*parts, [sigma]])
+
+
+def estimates(result: PointFit | Posterior, label: str) -> Estimates:
+    """The estimates of a result.
+
+    A point fit's standard errors of sd, correlations and σ come from the curvature of its criterion at the optimum, by
+    the delta method in log sd, atanh of the correlation and log σ; its intervals are Wald's on those scales and on β.
+    They are NaN at the boundary, where the curvature says nothing, and for parameters held fixed. A posterior's
+    intervals have equal tails.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        What to read.
+    label : str
+        What to call it.
+
+    Returns
+    -------
+    Estimates
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
+    >>> estimates(bl.fit(bl.Model("y ~ 1 + (1 | g)", data)), "REML").estimate.round(3).tolist()
+    [3.75, 1.893, 0.842]
+    """
+    return _of_posterior(result, label) if isinstance(result, Posterior) else _of_point(result, label)
+
+
+def _of_posterior(post: Posterior, label: str) -> Estimates:
+    draws = posterior_draws(post)
+    flat = draws.reshape(-1, draws.shape[-1])
+    lower, upper = np.quantile(flat, [0.025, 0.975], axis=0)
+    return Estimates(
+        label=label,
+        result=post,
+        names=parameter_names(post.model),
+        estimate=flat.mean(axis=0),
+        uncertainty=flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan),
+        lower=lower,
+        upper=upper,
+        draws=draws,
+    )
+
+
+def posterior_draws(post: Posterior) -> Array:
+    """Draws (chains, draws, m) of all parameters, in the order of `parameter_names`."""
+    model, parts = post.model, []
+    if model.design.fixed.names:
+        parts.append(post.draws("fixef"))
+    for group in model.groups:
+        parts.append(post.draws(f"sd_{group}"))
+        if model.pairs(group):
+            parts.append(post.draws(f"corr_{group}"))
+    parts.append(np.asarray(post.draws("sigma")).reshape(-1, 1))
+    flat = np.concatenate([np.asarray(part, float).reshape(len(parts[-1]), -1) for part in parts], axis=1)
+    return flat.reshape(int(post.data["posterior"].sizes["chain"]), -1, flat.shape[1])
+
+
+def _of_point(fit: PointFit, label: str) -> Estimates:
+    model = fit.model
+    natural = natural_vector(model, fit.theta, fit.sigma)
+    corr, edge = _edges(model, natural)
+    covariance = variance_covariance(fit)
+    error = np.sqrt(np.diag(covariance))
+    slope = np.where(corr, 1.0 - natural**2, natural)
+    natural_error = np.where(edge, np.nan, slope * error)
+    reach = NORMAL_975 * np.where(edge, np.nan, error)
+    se = fit.beta_sd
+    lower, upper = _wald(natural, corr, -reach), _wald(natural, corr, reach)
+    natural = np.where(_undefined(model, natural), np.nan, natural)
+    return Estimates(
+        label=label,
+        result=fit,
+        names=parameter_names(model),
+        estimate=np.concatenate([fit.beta, natural]),
+        uncertainty=np.concatenate([se, natural_error]),
+        lower=np.concatenate([fit.beta - NORMAL_975 * se, lower]),
+        upper=np.concatenate([fit.beta + NORMAL_975 * se, upper]),
+        covariance=covariance,
+    )
+
+
+def _wald(natural: Array, corr: NDArray[np.bool_], reach: Array) -> Array:
+    z = np.arctanh(np.where(corr, np.clip(natural, -1 + EDGE, 1 - EDGE), 0.0))
+    return np.where(corr, np.tanh(z + reach), natural * np.exp(np.where(corr, 0.0, reach)))
+
+
+def _edges(model: Model, natural: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which entries are correlations, and which are at the boundary or undefined."""
+    names = variance_names(model)
+    corr = np.array([name.startswith("corr_") for name in names])
+    edge = np.where(corr, np.abs(natural) > 1 - EDGE, natural == 0) | _undefined(model, natural)
+    return corr, edge
+
+
+def _undefined(model: Model, natural: Array) -> NDArray[np.bool_]:
+    """Correlations of an effect without variance."""
+    undefined, at = np.zeros(len(natural), bool), 0
+    for group in model.groups:
+        k, pairs = len(model.effects(group)), model.pairs(group)
+        sd = natural[at : at + k]
+        undefined[at + k : at + k + len(pairs)] = [sd[i] == 0 or sd[j] == 0 for i, j in pairs]
+        at += k + len(pairs)
+    return undefined
+
+
+def variance_covariance(fit: PointFit) -> Array:
+    """Covariance (v, v) of [log sd, atanh correlation, log σ]; NaN for entries at the boundary or held.
+
+    It is J (½ H)⁻¹ Jᵀ with H the Hessian of −2 log-likelihood (−2 log posterior) in the optimiser's own coordinates
+    and J the derivative of the natural parameters by them; where σ is profiled out, 1/(2 df) is added for log σ.
+    """
+    optimum, model = fit.optimum, fit.model
+    names = variance_names(model)
+    back, profiled = _coordinates(fit)
+    x, free = optimum.theta, np.flatnonzero(optimum.free)
+    jacobian = np.zeros((len(names), len(x)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for i in map(int, free):
+            jacobian[:, i] = _slope(lambda x: _transformed(model, *back(x)), x, i, _unit(fit, i))
+        curvature = 0.5 * optimum.hessian[np.ix_(free, free)]
+        inverse = _inverse(curvature)
+        covariance = jacobian[:, free] @ inverse @ jacobian[:, free].T
+    if profiled:
+        scale = np.array([0.0 if name.startswith("corr_") else 1.0 for name in names])
+        covariance = covariance + np.outer(scale, scale) / (2.0 * _degrees(fit))
+    _, edge = _edges(model, natural_vector(model, fit.theta, fit.sigma))
+    held = np.array([name in fit.fixed for name in names]) | edge
+    covariance[held] = np.nan
+    covariance[:, held] = np.nan
+    return np.asarray(covariance)
+
+
+def _inverse(curvature: Array) -> Array:
+    """Inverse of a curvature; NaN where it is not positive definite."""
+    scale = np.sqrt(np.abs(np.diag(curvature)))
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(curvature / np.outer(scale, scale)))
+    except np.linalg.LinAlgError:
+        return np.full_like(curvature, np.nan)
+    return np.asarray(root.T @ root / np.outer(scale, scale))
+
+
+def _slope(f: Callable[[Array], Array], x: Array, i: int, unit: float) -> Array:
+    ahead, behind = x.copy(), x.copy()
+    step = STEP * max(abs(x[i]), 1e-2 * unit)
+    ahead[i] += step
+    behind[i] -= step
+    return (f(ahead) - f(behind)) / (2.0 * step)
+
+
+def _transformed(model: Model, theta: Array, sigma: float) -> Array:
+    natural = natural_vector(model, theta, sigma)
+    corr = np.array([name.startswith("corr_") for name in variance_names(model)])
+    return np.where(corr, np.arctanh(np.where(corr, natural, 0.0)), np.log(np.where(corr, 1.0, natural)))
+
+
+def _coordinates(fit: PointFit) -> tuple[Callable[[Array], tuple[Array, float]], bool]:
+    """The optimiser's coordinates → (theta, sigma), and whether σ was profiled out."""
+    model, m, scale = fit.model, fit.model.n_theta, fit.model.products.y_scale
+    if fit.fixed:
+        return _held_coordinates(fit), False
+    if fit.method == "MAP":
+        return lambda x: (x[:m], float(np.exp(x[m])) * scale), False
+    degrees, reml = _degrees(fit), fit.method == "REML"
+    return lambda x: (x, float(np.sqrt(model.gaussian.profile(x, reml).rss / degrees)) * scale), True
+
+
+def _held_coordinates(fit: PointFit) -> Callable[[Array], tuple[Array, float]]:
+    direct = Direct(fit.model, likelihood_only=fit.method != "MAP")
+    held, free = hold(direct, fit.fixed)
+
+    def back(part: Array) -> tuple[Array, float]:
+        x = held.copy()
+        x[free] = part
+        return direct.theta_sigma(x)
+
+    return back
+
+
+def _degrees(fit: PointFit) -> int:
+    return fit.nobs - (len(fit.beta) if fit.method == "REML" else 0)
+
+
+def _unit(fit: PointFit, i: int) -> float:
+    scale = fit.model.products.theta_scale
+    return 1.0 if fit.fixed or i >= len(scale) else float(1.0 / scale[i])

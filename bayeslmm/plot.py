@@ -1,0 +1,367 @@
+"""Any result → a figure that reads on a light and on a dark page: no background, text in mid-grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.errors import MethodError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bayeslmm.compare import Comparison
+    from bayeslmm.limiting import LimitingPrior
+    from bayeslmm.model import Model
+    from bayeslmm.posterior import Posterior
+    from bayeslmm.result import PointFit, Result
+    from bayeslmm.terms import RandomTerm
+
+Array = NDArray[np.float64]
+GREY = "#767676"  # contrast 4.5 on white, 4.6 on black
+COLOURS = ("#2280C3", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # after Okabe & Ito
+MARKERS = ("o", "s", "^", "D", "v", "P")
+NORMAL_975 = 1.959963984540054
+MOST_PANELS = 36
+MOST_NAMED = 60
+MOST_POINTS = 20_000
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.facecolor": "none",
+    "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlecolor": GREY, "xtick.color": GREY,
+    "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0,
+    "axes.titlesize": 10.0, "legend.frameon": False, "axes.axisbelow": True, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+def _style() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    return rc_context(STYLE)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that pyplot does not hold: freed with its last reference, shown once in a notebook."""
+    import matplotlib.pyplot  # noqa: F401  its import teaches a notebook to show figures
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def _grid(figure: Figure, panels: int, columns: int, **options: Any) -> list[Axes]:
+    rows = -(-panels // columns)
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for spare in axes[panels:]:
+        spare.remove()
+    return list(axes[:panels])
+
+
+def forest(comparison: Comparison) -> Figure:
+    """Estimates and 95 % intervals of every parameter, one panel each, one line per result.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `bl.compare` gave.
+
+    Returns
+    -------
+    Figure
+    """
+    columns, names = comparison.columns, comparison.names
+    with _style():
+        across = min(3, len(names))
+        down = -(-len(names) // across)
+        figure = _figure(3.1 * across + 0.9, (0.62 + 0.26 * len(columns)) * down + 0.5)
+        for i, (ax, name) in enumerate(zip(_grid(figure, len(names), across), names, strict=True)):
+            for row, column in enumerate(columns):
+                if name in column.names:
+                    _forest_row(ax, column, column.at(name), row)
+            ax.set_ylim(len(columns) - 0.5, -0.5)
+            ax.set_yticks(range(len(columns)), [c.label for c in columns] if i % across == 0 else [""] * len(columns))
+            ax.set_title(name, loc="left")
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+            ax.locator_params(axis="x", nbins=5)
+            ax.grid(axis="x", color=GREY, alpha=0.2)
+        figure.supxlabel("estimate and 95 % interval (none at the boundary), in the units of the data", size=9)
+    return figure
+
+
+def _forest_row(ax: Axes, column: Any, at: int, row: int) -> None:
+    colour = COLOURS[row % len(COLOURS)]
+    if np.isfinite(column.lower[at]):
+        ax.plot([column.lower[at], column.upper[at]], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+    ax.plot([column.estimate[at]], [row], MARKERS[row % len(MARKERS)], color=colour, markersize=6)
+
+
+def caterpillar(result: Result, group: str | None = None) -> Figure:
+    """Random effects of one group, sorted, with 95 % intervals, one panel per effect.
+
+    A point fit's intervals are of the conditional distribution given its θ, σ and β; a posterior's are its own.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        Whose effects.
+    group : str, optional
+        Grouping factor; the first one.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    MethodError
+        The model has no such group, or none at all.
+    """
+    group = _group(result.model, group)
+    effects, levels = result.model.effects(group), np.array(result.model.levels(group))
+    centre, lower, upper = _effect_intervals(result, group)
+    with _style():
+        height = min(11.0, max(2.6, 0.17 * len(levels) + 1.0))
+        figure = _figure(3.3 * len(effects) + 1.2, height)
+        order = np.argsort(centre[:, 0])
+        for k, ax in enumerate(_grid(figure, len(effects), len(effects), sharey=True)):
+            at = np.arange(len(levels))
+            ax.hlines(at, lower[order, k], upper[order, k], color=COLOURS[0], linewidth=1.5)
+            ax.plot(centre[order, k], at, "o", color=COLOURS[0], markersize=4 if len(levels) <= MOST_NAMED else 2)
+            ax.axvline(0.0, color=GREY, linewidth=0.8, linestyle="--")
+            ax.set_title(effects[k], loc="left")
+            ax.set_xlabel(f"deviation from the mean {'level' if effects[k] == 'Intercept' else effects[k]}")
+            named = len(levels) <= MOST_NAMED
+            ax.set_yticks(at if named else [], levels[order] if named else [], size=8)
+            ax.margins(y=0.02)
+            if k == 0:
+                ax.set_ylabel(group if named else f"{group} ({len(levels)} levels)")
+    return figure
+
+
+def _group(model: Model, group: str | None) -> str:
+    if not model.groups:
+        raise MethodError("the model has no random effects to draw")
+    if group is not None and group not in model.groups:
+        raise MethodError(f"the model has no group {group!r}; it has {', '.join(model.groups)}")
+    return group or model.groups[0]
+
+
+def _effect_intervals(result: Any, group: str) -> tuple[Array, Array, Array]:
+    """Centre, lower and upper (levels, k)."""
+    centre = np.asarray(result.group_ranef[group])
+    if hasattr(result, "ranef_cov"):
+        reach = NORMAL_975 * np.sqrt(np.diagonal(result.ranef_cov[group], axis1=1, axis2=2))
+        return centre, centre - reach, centre + reach
+    if f"ranef_{group}" not in result.data["posterior"].data_vars:
+        reach = NORMAL_975 * result.ranef_sd[group].to_numpy()
+        return centre, centre - reach, centre + reach
+    lower, upper = np.quantile(result.draws(f"ranef_{group}"), [0.025, 0.975], axis=0)
+    return centre, lower, upper
+
+
+def residuals(result: Result) -> Figure:
+    """Residuals against fitted values, and their quantiles against the normal's.
+
+    With prior weights w, the residuals are multiplied by √w.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        Whose residuals.
+
+    Returns
+    -------
+    Figure
+    """
+    from scipy.special import ndtri
+
+    design, fitted = result.model.design, result.fitted.to_numpy()
+    standard = (design.y - fitted) * (1.0 if design.weights is None else np.sqrt(design.weights)) / result.sigma
+    shown = np.unique(np.linspace(0, len(fitted) - 1, MOST_POINTS).astype(int))
+    ordered = np.sort(standard)
+    normal = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
+    with _style():
+        figure = _figure(8.2, 3.8)
+        left, right = _grid(figure, 2, 2)
+        points: dict[str, Any] = {"color": COLOURS[0], "alpha": 0.7, "markersize": 3.5, "markeredgewidth": 0}
+        left.plot(fitted[shown], standard[shown], "o", **points)
+        left.axhline(0.0, color=GREY, linewidth=0.8)
+        for level in (-2, 2):
+            left.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+        left.set(xlabel=f"fitted {design.response}", ylabel="residual / σ", title="Residuals against fitted values")
+        right.plot(normal[shown], ordered[shown], "o", **points)
+        right.plot(normal[[0, -1]], normal[[0, -1]], color=GREY, linewidth=1)
+        right.set(xlabel="normal quantile", ylabel="residual / σ", title="Quantiles; on the line if normal")
+    return figure
+
+
+def limiting(limiting_prior: LimitingPrior) -> Figure:
+    """Distance from the Bayesian answer to BLUE, BLUP and REML as the prior on β flattens, with a line of slope 1.
+
+    Parameters
+    ----------
+    limiting_prior : LimitingPrior
+        What `bl.limiting_prior` gave.
+
+    Returns
+    -------
+    Figure
+    """
+    with _style():
+        figure = _figure(6.4, 4.2)
+        limiting_prior.plot(figure.subplots())
+    return figure
+
+
+def density(posterior: Posterior, *fits: PointFit) -> Figure:
+    """Posterior density of β, sd, correlations and σ, one panel each, with the point estimates marked.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Whose draws.
+    *fits : PointFit
+        Fits of the same model to mark: REML, ML, MAP.
+
+    Returns
+    -------
+    Figure
+    """
+    drawn, points = _drawn(posterior), [_points(fit) for fit in fits]
+    with _style():
+        across = min(3, len(drawn))
+        figure = _figure(3.1 * across + 0.4, 2.1 * -(-len(drawn) // across) + 0.5)
+        axes = _grid(figure, len(drawn), across)
+        for ax, (name, values) in zip(axes, drawn.items(), strict=True):
+            _density_panel(ax, name, values)
+            for i, (fit, marks) in enumerate(zip(fits, points, strict=True)):
+                if name in marks:
+                    colour, dashes = COLOURS[1 + i % 5], ("-", "--", ":", "-.")[i % 4]
+                    ax.axvline(marks[name], color=colour, linestyle=dashes, linewidth=1.8, label=fit.method)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    return figure
+
+
+def _density_panel(ax: Axes, name: str, values: Array) -> None:
+    from arviz_stats.base.array import array_stats
+
+    if np.ptp(values) > 0:
+        from_zero = not name.startswith(("fixef[", "corr_")) and values.min() < 0.05 * values.max()
+        limits = (0.0, float(values.max())) if from_zero else None
+        grid, height, _ = array_stats.kde(values, custom_lims=limits)
+        ax.fill_between(grid, height, color=COLOURS[0], alpha=0.25, linewidth=0)
+        ax.plot(grid, height, color=COLOURS[0], linewidth=1.5, label="posterior")
+    lower, upper = np.quantile(values, [0.025, 0.975])
+    ax.plot([lower, upper], [0, 0], color=COLOURS[0], linewidth=4, solid_capstyle="butt", clip_on=False)
+    ax.set_ylim(bottom=0)
+    ax.set_title(name, loc="left")
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    ax.locator_params(axis="x", nbins=5)
+
+
+def _drawn(posterior: Any) -> dict[str, Array]:
+    """Draws by public name."""
+    model = posterior.model
+    found: dict[str, Array] = {}
+    if model.design.fixed.names:
+        found |= _named("fixef", model.design.fixed.names, posterior.draws("fixef"))
+    for group in model.groups:
+        effects = model.effects(group)
+        found |= _named(f"sd_{group}", effects, posterior.draws(f"sd_{group}"))
+        if pairs := model.pairs(group):
+            labels = [f"{effects[i]}, {effects[j]}" for i, j in pairs]
+            found |= _named(f"corr_{group}", labels, posterior.draws(f"corr_{group}"))
+    return found | {"sigma": np.ravel(posterior.draws("sigma"))}
+
+
+def _named(kind: str, labels: Sequence[str], draws: Array) -> dict[str, Array]:
+    return {f"{kind}[{label}]": draws[:, i] for i, label in enumerate(labels)}
+
+
+def _points(fit: Any) -> dict[str, float]:
+    """Point estimates by public name."""
+    model = fit.model
+    found = {f"fixef[{name}]": float(value) for name, value in zip(model.design.fixed.names, fit.beta, strict=True)}
+    for group in model.groups:
+        effects, sd, corr = model.effects(group), fit.group_sd[group], fit.group_corr[group]
+        found |= {f"sd_{group}[{effect}]": float(value) for effect, value in zip(effects, sd, strict=True)}
+        found |= {
+            f"corr_{group}[{effects[i]}, {effects[j]}]": float(corr[i, j])
+            for i, j in model.pairs(group)
+            if sd[i] > 0 and sd[j] > 0
+        }
+    return found | {"sigma": float(fit.sigma)}
+
+
+def groups(result: Result, group: str | None = None) -> Figure:
+    """Data and fitted values, one panel per level, against the first numeric predictor of the group.
+
+    At most 36 levels are drawn, evenly spaced over all. The solid line is the level's own, the dashed one that of the
+    fixed effects alone.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        What to draw.
+    group : str, optional
+        Grouping factor; the first one that has an effect beside the intercept, else the first.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    MethodError
+        The model has no such group, or none at all.
+    """
+    model = result.model
+    term = _panel_term(model, group)
+    label, x = _panel_axis(model, term)
+    shown = np.unique(np.linspace(0, len(term.levels) - 1, MOST_PANELS).astype(int))
+    fixed = model.X @ result.beta + (0.0 if model.design.offset is None else model.design.offset)
+    fitted = result.fitted.to_numpy()
+    with _style():
+        across = min(6, len(shown))
+        down = -(-len(shown) // across)
+        figure = _figure(1.6 * across + 0.6, 1.45 * down + 0.7)
+        for ax, level in zip(_grid(figure, len(shown), across, sharex=True, sharey=True), shown, strict=True):
+            rows = np.flatnonzero(term.codes == level)
+            rows = rows[np.argsort(x[rows], kind="stable")]
+            ax.plot(x[rows], fixed[rows], color=GREY, linewidth=1, linestyle="--")
+            ax.plot(x[rows], fitted[rows], color=COLOURS[1], linewidth=1.5)
+            ax.plot(x[rows], model.design.y[rows], "o", color=COLOURS[0], markersize=3, markeredgewidth=0)
+            ax.set_title(term.levels[level], size=9, pad=2)
+            ax.tick_params(labelsize=8)
+        figure.supxlabel(label, size=10)
+        figure.supylabel(model.design.response, size=10)
+        some = "" if len(shown) == len(term.levels) else f"; {len(shown)} of {len(term.levels)} levels"
+        figure.suptitle(f"{term.group}: data, fitted (solid), fixed effects alone (dashed){some}", size=10)
+    return figure
+
+
+def _panel_term(model: Model, group: str | None) -> RandomTerm:
+    name = _group(model, group)
+    terms = [term for term in model.design.random if group is None or term.group == name]
+    return next((term for term in terms if any(e != "Intercept" for e in term.effects)), terms[0])
+
+
+def _panel_axis(model: Model, term: RandomTerm) -> tuple[str, Array]:
+    """What goes along: the term's first numeric effect, else the first numeric coefficient, else the rows' order."""
+    own = [(name, term.columns[:, i]) for i, name in enumerate(term.effects)]
+    fixed = list(zip(model.design.fixed.names, model.X.T, strict=True))
+
+    for name, x in (*own, *fixed):
+        if len(np.unique(x)) > 2:
+            return name, x
+    order = np.zeros(len(term.codes))
+    for level in range(len(term.levels)):
+        rows = term.codes == level
+        order[rows] = np.arange(1, rows.sum() + 1)
+    return "row within its level", order
