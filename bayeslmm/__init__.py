@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bayeslmm.predict import predict
     from bayeslmm.priors import Prior
     from bayeslmm.report import report
+    from bayeslmm.restoration import group_log_likelihood, ranef_draws
     from bayeslmm.result import PointFit
     from bayeslmm.sample import posterior, sample
     from bayeslmm.simulate import simulate
@@ -42,10 +43,12 @@ __all__ = [
     "compare",
     "errors",
     "fit",
+    "group_log_likelihood",
     "limiting_prior",
     "load",
     "posterior",
     "predict",
+    "ranef_draws",
     "report",
     "sample",
     "simulate",
@@ -61,10 +64,12 @@ _HOME = {
     "Prior": "priors",
     "compare": "compare",
     "fit": "fit",
+    "group_log_likelihood": "restoration",
     "limiting_prior": "limiting",
     "load": "spec",
     "posterior": "sample",
     "predict": "predict",
+    "ranef_draws": "restoration",
     "report": "report",
     "sample": "sample",
     "simulate": "simulate",
@@ -93,6 +98,8 @@ class _Package(ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and name in _HOME:
+            if _HOME[name] != name:
+                return
             value = getattr(value, name)
         super().__setattr__(name, value)
 

@@ -7,9 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.direct import Direct
+from bayeslmm.errors import MethodError
+from bayeslmm.exact.nested import group_log_likelihood as by_group_kernel
+from bayeslmm.exact.products import right_hand_side
 from bayeslmm.exact.restore import restore
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
@@ -59,20 +63,17 @@ def restored(
     """
     model, chains, draws = direct.model, x.shape[0], x.shape[1]
     p, Q = model.products.n_fixed, len(direct.system.B)
-    block = max(1, min(draws, RESTORE_AT_ONCE // max(1, p + Q)))
     flat = np.ascontiguousarray(x.reshape(chains * draws, -1))
     beta = np.empty((chains * draws, p))
     u = np.empty((chains * draws, Q)) if keep else np.empty((0, Q))
 
-    def work(start: int) -> tuple[int, Array, Array]:
-        rows = slice(start, min(start + block, chains * draws))
-        z = np.random.default_rng([seed, start, 7]).standard_normal((rows.stop - start, p + Q))
-        mine = u[rows] if keep else np.empty((rows.stop - start, Q))
-        restore(direct.system, direct.layout, flat[rows], z, beta[rows], mine)
+    def work(rows: slice) -> tuple[int, Array, Array]:
+        mine = u[rows] if keep else np.empty((rows.stop - rows.start, Q))
+        _restore_block(direct, flat, seed, rows, beta[rows], mine)
         return (0, u[:0], u[:0]) if keep else (len(mine), mine.mean(axis=0), mine.var(axis=0))
 
     with ThreadPoolExecutor(max_workers=cores) as pool:
-        blocks = list(pool.map(work, range(0, chains * draws, block)))
+        blocks = list(pool.map(work, _blocks(direct, chains * draws, draws)))
     fixed = np.moveaxis(model.products.beta(beta.T), 0, -1).reshape(chains, draws, p)
     factors = model.products.structure.factors
     if keep:
@@ -85,6 +86,20 @@ def restored(
         f.group: (_effects(model, mean[None], i)[0], _effects(model, sd[None], i)[0]) for i, f in enumerate(factors)
     }
     return fixed, {}, {group: moments[group] for group in model.groups}
+
+
+def _blocks(direct: Direct, total: int, draws: int) -> list[slice]:
+    """Blocks of draws that share random numbers: their size depends on the model and the draws only."""
+    size = max(1, min(draws, RESTORE_AT_ONCE // max(1, direct.model.products.n_fixed + len(direct.system.B))))
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _restore_block(direct: Direct, flat: Array, seed: int, rows: slice, beta: Array, u: Array) -> None:
+    """Fill β_Q and scaled u of one block of draws."""
+    z = np.random.default_rng([seed, rows.start, 7]).standard_normal(
+        (rows.stop - rows.start, beta.shape[1] + u.shape[1])
+    )
+    restore(direct.system, direct.layout, flat[rows], z, beta, u)
 
 
 def _pooled(blocks: list[tuple[int, Array, Array]]) -> tuple[Array, Array]:
@@ -108,3 +123,131 @@ def restore_tree(model: Model, draws: Mapping[str, Array], statistics: dict[str,
     direct = Direct(model, closed_form=False)
     x = direct.coordinates_of(draws)
     return assemble(model, direct, x, statistics, settings)
+
+
+def _coordinates(posterior: Posterior) -> tuple[Direct, Array]:
+    """The collapsed density of a posterior's model, and its draws' coordinates (chains, draws, size)."""
+    direct = Direct(posterior.model, closed_form=False)
+    node = posterior.data["posterior"]
+    return direct, direct.coordinates_of({str(name): np.asarray(v.values) for name, v in node.data_vars.items()})
+
+
+def ranef_draws(posterior: Posterior, group: str, which: slice = slice(None)) -> Array:
+    """Draws of the effects of one group, also where only their means and standard deviations are stored.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of either route.
+    group : str
+        Grouping factor.
+    which : slice
+        Which draws, chains joined; all of them may not fit into memory.
+
+    Returns
+    -------
+    ndarray (draws, levels, k)
+        The same draws that the stored means and standard deviations were taken of.
+
+    Raises
+    ------
+    MethodError
+        The model has no such group.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0, 2.0, 3.5], "g": list("aabbccdd")}
+    >>> post = bl.sample(bl.Model("y ~ 1 + (1 | g)", data), draws=50, tune=100, chains=2, seed=1, progress=False)
+    >>> bl.ranef_draws(post, "g", slice(0, 10)).shape
+    (10, 4, 1)
+    """
+    model = posterior.model
+    if group not in model.groups:
+        raise MethodError(f"the model has no group {group!r}; its groups are {', '.join(model.groups) or 'none'}")
+    if f"ranef_{group}" in posterior.data["posterior"].data_vars:
+        return posterior.draws(f"ranef_{group}")[which]
+    direct, x = _coordinates(posterior)
+    flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+    factor = [f.group for f in model.products.structure.factors].index(group)
+    wanted = np.arange(len(flat))[which]
+    out = np.empty((len(wanted), len(model.levels(group)), len(model.effects(group))))
+    for rows in _blocks(direct, len(flat), x.shape[1]):
+        inside = np.flatnonzero((wanted >= rows.start) & (wanted < rows.stop))
+        if len(inside):
+            size = rows.stop - rows.start
+            beta, u = np.empty((size, model.products.n_fixed)), np.empty((size, len(direct.system.B)))
+            _restore_block(direct, flat, int(posterior.data.attrs["seed"]), rows, beta, u)
+            out[inside] = _effects(model, u[wanted[inside] - rows.start], factor)
+    return out
+
+
+def group_log_likelihood(posterior: Posterior) -> xr.DataArray:
+    """Log density of each outermost group's rows at every draw, random effects integrated out.
+
+    Given (β, sd, correlations, σ), groups are independent of each other where there is one grouping factor or the
+    factors are nested; with crossed factors no such split exists.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of either route.
+
+    Returns
+    -------
+    xarray.DataArray (chain, draw, group)
+        For leave-one-group-out criteria; over groups it sums to the log-likelihood of the data.
+
+    Raises
+    ------
+    MethodError
+        The grouping factors are crossed, or the model has none.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0, 2.0, 3.5], "g": list("aabbccdd")}
+    >>> post = bl.sample(bl.Model("y ~ 1 + (1 | g)", data), draws=50, tune=100, chains=2, seed=1, progress=False)
+    >>> bl.group_log_likelihood(post).sizes["g"]
+    4
+    """
+    model = posterior.model
+    outer, level_group, row_group = _outermost(model)
+    direct, x = _coordinates(posterior)
+    products, p = model.products, model.products.n_fixed
+    codes = next(term.codes for term in model.design.random if term.group == outer)
+    count = np.bincount(codes, minlength=len(model.levels(outer))).astype(float)
+    right = right_hand_side(model.design)
+    C = np.zeros((len(count), p + 1, p + 1))
+    np.add.at(C, codes, right[:, :, None] * right[:, None, :])
+    beta = posterior.draws("fixef") if p else np.zeros((x.shape[0] * x.shape[1], 0))
+    scaled = np.ascontiguousarray((beta - products.beta_ols) @ products.R.T / products.y_scale)
+    flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+    values = by_group_kernel(direct.system, direct.layout, flat, scaled, level_group, row_group, C, count)
+    weights = np.zeros(model.design.nobs) if model.design.weights is None else np.log(model.design.weights)
+    values += 0.5 * np.bincount(codes, weights, len(count)) - count * np.log(products.y_scale)
+    coords = {outer: np.array(model.levels(outer), dtype=object)}
+    return xr.DataArray(values.reshape(*x.shape[:2], -1), dims=("chain", "draw", outer), coords=coords)
+
+
+def _outermost(model: Model) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+    """The outermost group; the one that each level of the first factor, and each row of the remainder, lies in."""
+    structure = model.products.structure
+    if not structure.factors:
+        raise MethodError("the model has no grouping factor")
+    outer = min(structure.factors, key=lambda factor: factor.count)
+    inside: list[NDArray[np.int64]] = []
+    for factor in structure.factors:
+        within = np.full(factor.count, -1, np.int64)
+        within[factor.codes] = outer.codes
+        if (within[factor.codes] != outer.codes).any():
+            raise MethodError(
+                f"{factor.group!r} and {outer.group!r} are crossed: the rows of a level of {outer.group!r} are not independent of "
+                "the others', so there is no likelihood by group"
+            )
+        inside.append(within)
+    rows = np.empty(structure.rest_size, np.int64)
+    for node, first in enumerate(structure.node_row):
+        f = structure.node_factor[node]
+        rows[first : first + structure.factors[f].width] = inside[f][structure.node_level[node]]
+    return outer.group, inside[0], rows

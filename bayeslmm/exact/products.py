@@ -143,6 +143,12 @@ def products(design: Design) -> Products:
     return Products(system, blocks, place, scale, scales, design.nobs, R, beta, y_scale, log_weights)
 
 
+def right_hand_side(design: Design) -> Array:
+    """The columns [Q e] (n, p + 1) whose products with Z and each other make B and C."""
+    Q, _, _, residual, _ = _orthogonalise(design)
+    return np.ascontiguousarray(np.column_stack([Q, residual]))
+
+
 def _orthogonalise(design: Design) -> tuple[Array, Array, Array, Array, float]:
     X = whiten(design.fixed.X, design.weights)
     y = design.y if design.offset is None else design.y - design.offset
