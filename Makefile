@@ -58,6 +58,8 @@ endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,dev)
+	@echo "Compiling the numerical kernels (once)"
+	@$(BIN)/bayeslmm compile
 
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/.installed
 	$(call install,bench)
