@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import narwhals as nw
+import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ def frame_of(data: Any, words: Iterable[str], *, optional: bool = False) -> pd.D
     lengths = {name: len(column) for name, column in chosen.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of different lengths: {lengths}")
-    return pd.DataFrame(chosen).reset_index(drop=True)
+    frame = pd.DataFrame({name: _plain(column) for name, column in chosen.items()})
+    return frame.reset_index(drop=True).infer_objects()
 
 
 def names_of(data: Any) -> list[str]:
@@ -74,10 +75,11 @@ def _open(data: Any) -> Mapping[str, Any]:
 def _array(name: Any, values: Any) -> Any:
     if isinstance(values, pd.Series | pd.Categorical):
         return pd.Series(values).reset_index(drop=True)
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise DataError(f"column {name!r} has {array.ndim} dimensions; each column must be one-dimensional")
-    return pd.Series(array)
+    if not isinstance(values, list | tuple | np.ndarray):
+        values = np.asarray(values)
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise DataError(f"column {name!r} has {values.ndim} dimensions; each column must be one-dimensional")
+    return pd.Series(values if isinstance(values, np.ndarray) else list(values))
 
 
 def _column(series: Any) -> pd.Series:
@@ -96,6 +98,36 @@ def _listing(table: Mapping[str, Any], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
+def _plain(column: pd.Series) -> pd.Series:
+    """A column of pandas' nullable or Arrow types as NumPy's, missing values NaN or None."""
+    dtype, types = column.dtype, pd.api.types
+    if not types.is_extension_array_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
+        return column
+    if types.is_numeric_dtype(dtype) and not types.is_bool_dtype(dtype):
+        return pd.Series(column.to_numpy(float, na_value=np.nan) if column.isna().any() else column.to_numpy())
+    if isinstance(dtype, pd.StringDtype) and dtype.na_value is not pd.NA:
+        return column
+    return column.astype(object) if types.is_bool_dtype(dtype) or types.is_string_dtype(dtype) else column
+
+
+def check_kind(name: str, column: pd.Series) -> None:
+    """Refuse what is neither numbers, truth values, text nor a factor: it would be read as something it is not."""
+    types = pd.api.types
+    if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) or types.is_bool_dtype(column):
+        return
+    if types.is_numeric_dtype(column) and not types.is_complex_dtype(column):
+        return
+    kind = types.infer_dtype(column, skipna=True)
+    if kind not in ("string", "boolean", "empty"):
+        raise DataError(f"column {name!r} holds values of type {kind}; turn them into numbers or text first")
+
+
+def one_level(column: pd.Series) -> bool:
+    """Whether the column is a factor with one level."""
+    number = pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column)
+    return not number and column.nunique() == 1
+
+
 def factorize(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[NDArray[np.intp], tuple[str, ...]]:
     """Level codes (n,) and labels of a grouping factor or of an interaction of factors; levels in use only."""
     codes, labels = _single(frame[group[0]])
@@ -104,6 +136,9 @@ def factorize(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[NDArray[np.i
         key = codes.astype(np.int64) * len(names) + more
         used, codes = np.unique(key, return_inverse=True)
         labels = [f"{labels[a]}:{names[b]}" for a, b in zip(*np.divmod(used, len(names)), strict=True)]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise DataError(f"two levels of {':'.join(group)!r} are both called {twice!r}; rename one of them")
     return np.ascontiguousarray(codes, np.intp), tuple(labels)
 
 

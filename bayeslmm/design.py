@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.columns import factorize, frame_of, labels_of, names_of, nrows, words_in
+from bayeslmm.columns import check_kind, factorize, frame_of, labels_of, names_of, nrows, one_level, words_in
 from bayeslmm.covariance import STRUCTURES
 from bayeslmm.encoding import encode, encode_again, finite, independent, numbers, public_name, recoder, unknown_name
 from bayeslmm.errors import DataError, FormulaError
@@ -175,8 +175,11 @@ def build(
     if not keep.any():
         raise DataError("no complete row is left: every row has a missing value in a column that the model uses")
     if not keep.all():
-        frame = frame.loc[keep].reset_index(drop=True)
+        frame = frame.loc[keep].reset_index(drop=True).infer_objects()
     frame = _drop_unused_levels(frame)
+    for name in words_in(formula.fixed, *(part.effects for part in formula.random)) & set(frame.columns):
+        if one_level(frame[name]):
+            raise DataError(f"factor {name!r} has one level in the rows used; take it out of the formula")
     recode = recoder(contrasts or {}, frame)
     response, fixed, spec = _response(formula, frame), *_fixed(formula, frame, recode)
     random, specs = _random_terms(formula, frame, recode)
@@ -201,13 +204,11 @@ def _needed(formula: Formula, data: Any, weights: Any, offset: Any, contrasts: M
     groups = [name for part in formula.random for name in part.group]
     texts = [formula.response, formula.fixed, *formula.offsets, *(part.effects for part in formula.random)]
     present = names_of(data)
-    for name in groups:
-        if name not in present:
-            raise unknown_name(name, present, formula)
-    for name in contrasts:
-        if name not in present:
-            raise DataError(f"contrasts are given for {name!r}, which is no column of the data")
-    frame = frame_of(data, [name for name in present if name in words_in(*texts) or name in groups])
+    _check_names(groups, contrasts, present, formula)
+    words = words_in(*texts)
+    frame = frame_of(data, [name for name in present if name in words or name in groups])
+    for name in words & set(frame.columns):
+        check_kind(name, frame[name])
     length = nrows(data)
     if len(frame) != length:
         frame = pd.DataFrame(index=range(length))
@@ -216,14 +217,26 @@ def _needed(formula: Formula, data: Any, weights: Any, offset: Any, contrasts: M
     for key, value in ((WEIGHTS, weights), (OFFSET, offset)):
         if value is not None:
             frame[key] = _given(value, data, length, key)
+    frame.attrs["columns"] = present
     return frame
+
+
+def _check_names(groups: Iterable[str], contrasts: Any, present: list[str], formula: Formula) -> None:
+    for name in groups:
+        if name not in present:
+            raise unknown_name(name, present, formula)
+    if not isinstance(contrasts, Mapping):
+        raise DataError(f'contrasts are given by factor, {{"treat": "sum"}}; got {contrasts!r}')
+    for name in contrasts:
+        if name not in present:
+            raise DataError(f"contrasts are given for {name!r}, which is no column of the data")
 
 
 def _given(value: Any, data: Any, length: int, key: str) -> Array:
     name = key.strip("()")
     column = frame_of(data, [value])[value].to_numpy() if isinstance(value, str) else np.asarray(value)
     try:
-        column = column.astype(float)
+        column = column.astype(float, casting="same_kind" if column.dtype.kind == "c" else "unsafe")
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} must be numbers, got {column.dtype}") from error
     if column.shape != (length,):

@@ -28,6 +28,8 @@ RANK_TOLERANCE = 1e-10
 def recoder(contrasts: Mapping[str, str], frame: pd.DataFrame) -> Callable[[str], str]:
     """A function that writes a factor's contrasts into formula text."""
     for name, coding in contrasts.items():
+        if name not in frame:
+            raise DataError(f"contrasts are given for {name!r}, which the formula does not use")
         if coding not in CONTRASTS:
             raise DataError(f"contrast {coding!r} for {name!r} is not known; use one of {', '.join(CONTRASTS)}")
         if pd.api.types.is_numeric_dtype(frame[name]):
@@ -35,7 +37,8 @@ def recoder(contrasts: Mapping[str, str], frame: pd.DataFrame) -> Callable[[str]
 
     def recode(text: str) -> str:
         for name, coding in contrasts.items():
-            text = re.sub(rf"(?<![\w.(`]){re.escape(name)}(?![\w.(`])", f"C({name}, {CONTRASTS[coding]})", text)
+            bare = rf"`{re.escape(name)}`|(?<![\w.`]){re.escape(name)}(?![\w.(`])"
+            text = re.sub(rf"(?<!C\()(?P<factor>{bare})", rf"C(\g<factor>, {CONTRASTS[coding]})", text)
         return text
 
     return recode
@@ -44,13 +47,13 @@ def recoder(contrasts: Mapping[str, str], frame: pd.DataFrame) -> Callable[[str]
 def public_name(name: str) -> str:
     """formulaic's column name as Bambi writes it: `f[T.b]` → `f[b]`, `C(f, contr.sum)[S.b]` of a recoded f → `f[b]`."""
     name = re.sub(r"\[(?:[TSHPDR]\.)?\.?([^\[\]]+)\]", r"[\1]", name)
-    return re.sub(r"C\((\w+), contr\.(?:sum|treatment|helmert|poly)\)", r"\1", name)
+    return re.sub(r"C\(`?([^(),`]+)`?, contr\.(?:sum|treatment|helmert|poly)\)", r"\1", name)
 
 
 def encode(text: str, frame: pd.DataFrame, formula: Formula) -> formulaic.ModelMatrix:
     """A one-sided formulaic formula on complete rows; errors point at the character."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # `finite` looks at the result
             warnings.simplefilter("ignore", category=pd.errors.Pandas4Warning)
             return formulaic.model_matrix(text, frame, na_action="ignore", context={})
     except FactorEvaluationError as error:
@@ -69,7 +72,7 @@ def _evaluation_error(error: FactorEvaluationError, frame: pd.DataFrame, formula
     message = _plain(error)
     absent = re.search(r"NameError: (?:name )?[`'](.+?)[`']", message)
     if absent:
-        return unknown_name(absent.group(1), list(frame.columns), formula)
+        return unknown_name(absent.group(1), frame.attrs.get("columns", list(frame.columns)), formula)
     factor = re.search(r"factor `(.+?)`\.", message)
     reason = re.search(r"\[(.*)\]$", message)
     text = factor.group(1) if factor else ""
@@ -134,14 +137,14 @@ def independent(X: Array) -> list[int]:
 def encode_again(spec: Any, frame: pd.DataFrame, formula: Formula) -> Array:
     """A fitted encoding on new rows; a level it has not seen is an error, never a silent reference level."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("error", category=DataMismatchWarning)
             warnings.simplefilter("ignore", category=pd.errors.Pandas4Warning)
             matrix = spec.get_model_matrix(frame, na_action="ignore", context={})
     except DataMismatchWarning as warning:
         levels = re.search(r"\{(.*?)\}", str(warning))
         raise UnseenLevelError(
-            f"the new data have level {levels.group(1) if levels else ''} of a factor in `{formula.fixed}` that was not "
+            f"the new data have level {levels.group(1) if levels else ''} of a factor in `{formula.text}` that was not "
             "fitted; its coefficient is unknown. Remove these rows"
         ) from warning
     except FactorEvaluationError as error:

@@ -17,11 +17,13 @@ from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
 from bayeslmm.optimise import Objective, Optimum, minimise
 from bayeslmm.result import PointFit, coefficient_root
+from bayeslmm.threads import THREADS_FROM, one_thread
 
 Array = NDArray[np.float64]
 Method = Literal["REML", "ML", "MAP"]
-# A relative standard deviation (effect column scaled to root mean square 1) at which the residual is nothing.
-LARGEST_THETA = 1e5
+# A relative standard deviation (effect column scaled to root mean square 1) at which the residual is nothing; and one
+# from which a search that comes to no end is on its way there.
+LARGEST_THETA, ENDLESS_THETA = 1e5, 1e4
 
 
 def fit(
@@ -70,6 +72,8 @@ def fit(
     >>> bl.fit(bl.Model("y ~ 1 + (1 | g)", data)).fixef.round(3).to_dict()
     {'Intercept': 3.75}
     """
+    if not isinstance(model, Model):
+        raise MethodError(f"fit takes a Model, bl.fit(bl.Model(formula, data)); got {type(model).__name__}")
     if method not in ("REML", "ML", "MAP"):
         raise MethodError(f'method={method!r} is not known for a Gaussian model; use "REML", "ML" or "MAP"')
     if fixef not in ("integrated", "joint"):
@@ -77,15 +81,21 @@ def fit(
     if fixef == "joint" and method != "MAP":
         raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
     begin = _start(model, start)
-    if fixed:
-        return _fit_natural(model, method, fixef, begin, fixed)
-    if method == "MAP":
-        return _fit_map(model, fixef, begin)
+    with one_thread(model.products.structure.rest_size < THREADS_FROM):
+        if fixed:
+            return _fit_natural(model, method, fixef, begin, fixed)
+        if method == "MAP":
+            return _fit_map(model, fixef, begin)
+        return _fit_profiled(model, method, begin)
+
+
+def _fit_profiled(model: Model, method: str, begin: Array) -> PointFit:
+    """REML or ML over theta, β and σ profiled out."""
     reml = method == "REML"
     optimum = minimise(
         lambda theta: model.gaussian.deviance_gradient(theta, reml), begin, _covariances(model), model.theta_basis
     )
-    _check_bounded(model, optimum.theta)
+    _check_bounded(model, optimum.theta, optimum.converged)
     at = model.gaussian.marginal(optimum.theta)
     found = model.gaussian.profile(optimum.theta, reml)
     degrees = model.design.nobs - (len(found.beta) if reml else 0)
@@ -125,14 +135,14 @@ def _start(model: Model, start: Array | None) -> Array:
     if start is None:
         ones = [c.is_diagonal.astype(float) for c in _covariances(model)]
         return np.asarray(model.theta_basis @ np.concatenate([np.empty(0), *ones]))
-    start = np.asarray(start, float)
-    if start.shape != (model.n_theta,) or not np.isfinite(start).all():
-        raise MethodError(f"start must hold {model.n_theta} finite numbers: {', '.join(model.theta_names)}")
-    return start
+    values = model.checked_theta(start)
+    if not np.isfinite(values).all():
+        raise MethodError(f"start must hold finite numbers; got {start}")
+    return values
 
 
-def _check_bounded(model: Model, theta: Array) -> None:
-    large = np.abs(np.linalg.solve(model.theta_basis, theta)) > LARGEST_THETA
+def _check_bounded(model: Model, theta: Array, converged: bool) -> None:
+    large = np.abs(np.linalg.solve(model.theta_basis, theta)) > (LARGEST_THETA if converged else ENDLESS_THETA)
     if large.any():
         name = model.theta_names[int(large.argmax())]
         raise ExactFitError(
@@ -156,7 +166,7 @@ def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
     x0 = _inside(objective, np.append(begin, np.log(rough / scale)), model.n_theta)
     optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, 1))
     theta, sigma = optimum.theta[:-1], float(np.exp(optimum.theta[-1])) * scale
-    _check_bounded(model, theta)
+    _check_bounded(model, theta, optimum.converged)
     at = model.gaussian.marginal(theta)
     found = level(at.S, at.logdet, model.design.nobs, sigma / scale, *direct.normal_prior, mode)
     if not np.isfinite(found.beta).all():
@@ -190,7 +200,7 @@ def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> Poi
     x0 = _inside(objective, x0, m)
     optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, p + 1))
     theta, sigma = optimum.theta[:m], float(np.exp(optimum.theta[m])) * scale
-    _check_bounded(model, theta)
+    _check_bounded(model, theta, optimum.converged)
     curvature = np.linalg.inv(0.5 * optimum.hessian[m + 1 :, m + 1 :])
     back = direct.back
     beta = model.products.beta(optimum.theta[m + 1 :])

@@ -28,10 +28,14 @@ def names_held(direct: Direct, fixed: Mapping[str, float]) -> dict[str, float]:
     """The natural coordinates that `fixed` holds, one by one."""
     names = natural_names(direct)
     held: dict[str, float] = {}
-    for key, value in fixed.items():
+    if not isinstance(fixed, Mapping):
+        raise MethodError(f'fixed= takes values by name, {{"sigma": 1.0}}; got {fixed!r}')
+    for key, value in sorted(fixed.items(), key=lambda item: item[0] in names):  # a narrow key wins over a broad one
         mine = [name for name in names if name == key or name.startswith(f"{key}[")]
         if not mine:
             raise MethodError(f"fixed= has no parameter {key!r}; the parameters are {', '.join(names)}")
+        if not isinstance(value, int | float | np.number):
+            raise MethodError(f"fixed= holds {key!r} at a number; got {value!r}")
         held |= dict.fromkeys(mine, float(value))
     return held
 

@@ -217,14 +217,21 @@ class Model:
 
     def factors(self, theta: Array | Sequence[float]) -> list[Array]:
         """The k x k factor λ of each term, in theta's order."""
-        theta = np.asarray(theta, float)
-        if theta.shape != (self.n_theta,):
-            raise MethodError(
-                f"theta has shape {theta.shape}; this model has {self.n_theta}: {', '.join(self.theta_names)}"
-            )
+        theta = self.checked_theta(theta)
         ends = np.cumsum([0] + [term.covariance.n_theta for term in self.terms])
         spans = zip(self.terms, ends[:-1], ends[1:], strict=True)
         return [term.covariance.factor(theta[start:stop]) for term, start, stop in spans]
+
+    def checked_theta(self, theta: Any) -> Array:
+        """Theta as an array of the model's length; raises for anything else."""
+        try:
+            values = np.asarray(theta, float)
+        except (TypeError, ValueError) as error:
+            raise MethodError(f"theta takes numbers; got {theta!r}") from error
+        if values.shape != (self.n_theta,):
+            names = ", ".join(self.theta_names) or "none"
+            raise MethodError(f"theta has shape {values.shape}; this model has {self.n_theta} entries: {names}")
+        return values
 
     @property
     def n_theta(self) -> int:

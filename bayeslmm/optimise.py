@@ -29,7 +29,7 @@ SMALL = 1e-3
 # Relative rounding of the objective.
 ROUNDING = 1e-13
 # What rounding can add where the residual is small beside the random effects: the gradient is then the better guide.
-NOISE = 1e-9
+NOISE = 1e-8
 # Relative variance of the trial step away from a zero, and the fall per unit of it that counts as one.
 STEP, FALL = 1e-5, 1e-6
 # Slope of the objective along an effect without variance, at which it takes part in another effect's variation.
@@ -119,11 +119,13 @@ def minimise(
         value, gradient = objective(x)
         return Optimum(x, value, gradient, np.zeros((0, 0)), layout.free(x), True, "nothing to optimise", 1)
     back = np.linalg.inv(basis)
-    x = back @ x
+    x, tight = back @ x, False
     for _ in range(MAX_RESTARTS):
-        x, message = _descend(counted, x, layout)
+        x, message = _descend(counted, x, layout, tight)
         end = _newton(counted, x, layout)
         again = None if message else _again(counted, end, layout)
+        if again is None and not tight and (message or _verdict(end)):
+            again, tight = end.x, True
         if again is None:
             break
         x = again
@@ -204,8 +206,7 @@ class _Layout:
             for j in np.flatnonzero(np.diag(lam) == 0) if covariance.pairs else ():
                 for later in np.flatnonzero(np.diag(lam) > 0):
                     if later > j:
-                        other = x.copy()
-                        swapped = lam.copy()
+                        other, swapped = x.copy(), lam.copy()
                         swapped[:, [j, later]] = lam[:, [later, j]]
                         other[where] = swapped[covariance.pattern]
                         found.append((int(place[j]), other))
@@ -219,10 +220,10 @@ def _moved(x: Array, where: slice, covariance: Covariance, v: Array, step: float
     return moved
 
 
-def _descend(counted: _Counted, x: Array, layout: _Layout) -> tuple[Array, str]:
+def _descend(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> tuple[Array, str]:
     """Quasi-Newton runs until no zero can be left downhill; a message where that does not end."""
     for _ in range(MAX_RESTARTS):
-        x = _quasi_newton(counted, x, layout)
+        x = _quasi_newton(counted, x, layout, tight)
         x = _try_zeros(counted, x, layout)
         away = _leave_zero(counted, x, layout)
         away = _turn(counted, x, layout) if away is None else away
@@ -232,9 +233,10 @@ def _descend(counted: _Counted, x: Array, layout: _Layout) -> tuple[Array, str]:
     return x, "a variance keeps moving to and from zero; try other start values or a simpler random part"
 
 
-def _quasi_newton(counted: _Counted, x: Array, layout: _Layout) -> Array:
+def _quasi_newton(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> Array:
+    """L-BFGS-B as far as Newton's steps need it; `tight` where they failed from there."""
     bounds = list(zip(layout.lower, np.full(len(x), np.inf), strict=True))
-    options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-6, "maxcor": 20}
+    options = {"maxiter": 500, "ftol": 1e-13 if tight else 1e-9, "gtol": 1e-7 if tight else 1e-3, "maxcor": 20}
     found = minimize(counted, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return layout.canonical(np.asarray(found.x))
 
@@ -275,9 +277,7 @@ def _leave_zero(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
     return None
 
 
-def _steepest(
-    counted: _Counted, x: Array, value: float, where: slice, covariance: Covariance, basis: Array
-) -> Array:
+def _steepest(counted: _Counted, x: Array, value: float, where: slice, covariance: Covariance, basis: Array) -> Array:
     """The unit v in the span of `basis` along which the objective at λλ' + s vv' has the least slope in s."""
     size = basis.shape[1]
     if size == 1 or not np.isfinite(value):
@@ -321,20 +321,22 @@ def _newton(counted: _Counted, x: Array, layout: _Layout) -> _End:
     value, gradient = counted(x)
     free = layout.free(x)
     hessian = _hessian(counted, x, gradient, free)
-    decrement = 0.0
-    for _ in range(12 if free.any() else 0):
+    decrement = np.inf
+    for _ in range(25):
+        if not free.any():
+            return _End(x, value, gradient, hessian, free, 0.0, True)
         try:
             factor = cho_factor(hessian[np.ix_(free, free)])
         except (np.linalg.LinAlgError, ValueError):
             return _End(x, value, gradient, hessian, free, np.inf, False)
-        decrement = float(gradient[free] @ cho_solve(factor, gradient[free]))
+        previous, decrement = decrement, float(gradient[free] @ cho_solve(factor, gradient[free]))
         if decrement < DECREMENT * 1e-4:
             break
         best = _step(counted, (x, value, gradient), free, factor, layout)
         if best is None:
             break
         x, value, gradient = best
-        if decrement > 1e-4:
+        if decrement > min(1e-4, 0.01 * previous):
             hessian = _hessian(counted, x, gradient, free)
     return _End(x, value, gradient, hessian, free, decrement, True)
 

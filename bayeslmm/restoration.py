@@ -242,7 +242,7 @@ def _outermost(model: Model) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]
         within[factor.codes] = outer.codes
         if (within[factor.codes] != outer.codes).any():
             raise MethodError(
-                f"{factor.group!r} and {outer.group!r} are crossed: the rows of a level of {outer.group!r} are not independent of "
+                f"{factor.group!r} and {outer.group!r} are crossed: the rows of a level of {outer.group!r} depend on "
                 "the others', so there is no likelihood by group"
             )
         inside.append(within)

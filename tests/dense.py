@@ -171,7 +171,9 @@ def factors(random, theta):
 
 def relative(random, theta):
     """Λ(θ), block-diagonal."""
-    blocks = [np.kron(np.eye(len(t.levels)), lam) for t, lam in zip(public(random), factors(random, theta), strict=True)]
+    blocks = [
+        np.kron(np.eye(len(t.levels)), lam) for t, lam in zip(public(random), factors(random, theta), strict=True)
+    ]
     size = sum(map(len, blocks))
     Lam, at = np.zeros((size, size)), 0
     for block in blocks:

@@ -70,7 +70,9 @@ def test_modes_and_covariances_equal_the_dense_ones(case):
             stacked = np.stack([modes[rows] for rows in where])
             np.testing.assert_allclose(u[group], stacked, rtol=1e-7, atol=1e-7 * (1e-300 + np.abs(modes).max()))
             blocks_of_level = np.stack([variances[np.ix_(rows, rows)] for rows in where]) * sigma**2
-            np.testing.assert_allclose(v[group], blocks_of_level, rtol=1e-6, atol=1e-9 * (1e-300 + np.abs(variances).max()))
+            np.testing.assert_allclose(
+                v[group], blocks_of_level, rtol=1e-6, atol=1e-9 * (1e-300 + np.abs(variances).max())
+            )
             start += 1
         assert start == len(model.groups)
 
@@ -150,12 +152,20 @@ def test_products_are_the_cross_products(case):
     oracle = of_design(design)
     A = full_products(taken)
     order = np.concatenate([np.empty(0, int), *(np.ravel(r) for r in elimination_rows(design, taken))]).astype(int)
-    scale = np.concatenate([np.tile(s, f.count) for s, f in zip(taken.effect_scale, taken.structure.factors, strict=True)])
+    scale = np.concatenate(
+        [np.tile(s, f.count) for s, f in zip(taken.effect_scale, taken.structure.factors, strict=True)]
+    )
     Z = oracle.Z / np.sqrt(oracle.noise)[:, None]
     want = (Z.T @ Z)[np.ix_(order, order)]
-    rows = np.concatenate([np.ravel(taken.structure.rows(f)[:, None] + np.arange(factor.width))
-                           for f, factor in enumerate(taken.structure.factors)])
-    np.testing.assert_allclose(A[np.ix_(rows, rows)] * np.outer(scale, scale), want, rtol=1e-12, atol=1e-12 * np.abs(want).max())
+    rows = np.concatenate(
+        [
+            np.ravel(taken.structure.rows(f)[:, None] + np.arange(factor.width))
+            for f, factor in enumerate(taken.structure.factors)
+        ]
+    )
+    np.testing.assert_allclose(
+        A[np.ix_(rows, rows)] * np.outer(scale, scale), want, rtol=1e-12, atol=1e-12 * np.abs(want).max()
+    )
 
 
 def elimination_rows(design, taken):
@@ -263,9 +273,19 @@ def test_log_densities_at_given_sigma_equal_the_dense_ones(case):
 def test_model_hands_out_what_the_core_works_on(rng):
     """Model.X, Z and Λ(θ), from a formula, are those of lme4's layout: the dense criterion on them is the core's."""
     n = 90
-    data = {"y": rng.normal(size=n), "x": rng.normal(size=n), "g": np.arange(n) % 9, "h": np.arange(n) // 18, "w": rng.uniform(1, 3, n)}
+    data = {
+        "y": rng.normal(size=n),
+        "x": rng.normal(size=n),
+        "g": np.arange(n) % 9,
+        "h": np.arange(n) // 18,
+        "w": rng.uniform(1, 3, n),
+    }
     model = bl.Model("y ~ x + (x | h) + (1 | g) + (0 + x | g)", data, weights="w", offset=rng.normal(size=n))
-    assert [(t.group, t.effects) for t in model.terms] == [("g", ("Intercept",)), ("g", ("x",)), ("h", ("Intercept", "x"))]
+    assert [(t.group, t.effects) for t in model.terms] == [
+        ("g", ("Intercept",)),
+        ("g", ("x",)),
+        ("h", ("Intercept", "x")),
+    ]
     theta = np.array([0.5, 0.2, 0.9, -0.3, 0.4])
     Lam = model.Lambda(theta).toarray()
     np.testing.assert_array_equal(Lam, relative(model.design.random, theta))
@@ -273,7 +293,9 @@ def test_model_hands_out_what_the_core_works_on(rng):
     assert model.Z.shape == (n, 9 + 9 + 10)
     assert Lam[18:20, 18:20].tolist() == [[0.9, 0.0], [-0.3, 0.4]]
     for reml in (False, True):
-        assert model.gaussian.deviance(theta, reml) == pytest.approx(float(of_model(model).deviance(Lam, reml)), rel=1e-10)
+        assert model.gaussian.deviance(theta, reml) == pytest.approx(
+            float(of_model(model).deviance(Lam, reml)), rel=1e-10
+        )
 
 
 def test_no_random_terms_and_no_fixed_effects(rng):
@@ -298,7 +320,9 @@ def test_a_large_mean_costs_no_digits(ratio, rng):
 
 def test_a_response_in_the_span_of_the_fixed_part_is_named(rng):
     x = rng.normal(size=30)
-    design = design_of(0.1 + 0.3 * x, np.column_stack([np.ones(30), x]), [term_of("g", np.arange(30) % 5, np.ones(30), Unstructured)])
+    design = design_of(
+        0.1 + 0.3 * x, np.column_stack([np.ones(30), x]), [term_of("g", np.arange(30) % 5, np.ones(30), Unstructured)]
+    )
     with pytest.raises(ExactFitError, match="fixed effects reproduce the response"):
         products(design)
 
@@ -306,7 +330,9 @@ def test_a_response_in_the_span_of_the_fixed_part_is_named(rng):
 def test_structure_says_how_it_is_factored(rng):
     a, b, y = star(12, rng)
     one = term_of("a", a, np.ones(len(y)), Unstructured)
-    text = str(products(design_of(y, np.ones((len(y), 1)), [one, term_of("b", b, np.ones(len(y)), Unstructured)])).structure)
+    text = str(
+        products(design_of(y, np.ones((len(y), 1)), [one, term_of("b", b, np.ones(len(y)), Unstructured)])).structure
+    )
     assert text.startswith("36 blocks of 1 x 1 (a), then a 13 x 13")
     assert str(products(design_of(y, np.ones((len(y), 1)), [one])).structure) == "36 blocks of 1 x 1 (a)"
     assert str(products(design_of(y, np.ones((len(y), 1)), [])).structure) == "no random effects"

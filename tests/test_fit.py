@@ -52,7 +52,9 @@ def one_way(y, method):
 
 
 @settings(max_examples=40)
-@given(st.integers(3, 12), st.integers(2, 6), st.floats(0, 2), st.integers(0, 2**32 - 1), st.sampled_from(["REML", "ML"]))
+@given(
+    st.integers(3, 12), st.integers(2, 6), st.floats(0, 2), st.integers(0, 2**32 - 1), st.sampled_from(["REML", "ML"])
+)
 def test_balanced_one_way_layout(q, m, ratio, seed, method):
     rng = np.random.default_rng(seed)
     y = 5 + ratio * rng.normal(size=(q, 1)) + rng.normal(size=(q, m))
@@ -110,7 +112,10 @@ def test_a_correlation_of_minus_one_is_exact():
     rng = np.random.default_rng(3)
     g, x = np.repeat(np.arange(30), 6), np.tile(np.linspace(-1, 1, 6), 30)
     y = 1 + rng.normal(size=30)[g] * (1 - 0.5 * x) + 0.7 * rng.normal(size=180)
-    fits = [bl.fit(bl.Model("y ~ x + (x | g)", {"y": y, "x": x, "g": g}), start=s) for s in (None, [0, 0, 0], [0, 0, 1], [1, 1, 1])]
+    fits = [
+        bl.fit(bl.Model("y ~ x + (x | g)", {"y": y, "x": x, "g": g}), start=s)
+        for s in (None, [0, 0, 0], [0, 0, 1], [1, 1, 1])
+    ]
     for fit in fits:
         assert fit.converged
         assert fit.singular
@@ -207,7 +212,12 @@ def test_data_without_a_residual_are_named(name, formula, method):
 
 # MAP
 
-FLAT_CASES = ["Reaction ~ Days + (Days | Subject)", "Reaction ~ Days + (Days || Subject)", "Reaction ~ Days + (1 | Subject)", "Reaction ~ Days"]
+FLAT_CASES = [
+    "Reaction ~ Days + (Days | Subject)",
+    "Reaction ~ Days + (Days || Subject)",
+    "Reaction ~ Days + (1 | Subject)",
+    "Reaction ~ Days",
+]
 
 
 @pytest.mark.parametrize(("fixef", "method"), [("integrated", "REML"), ("joint", "ML")])
@@ -299,11 +309,15 @@ def test_map_is_a_mode_of_a_density_written_independently(kind, fixef):
     at = np.concatenate([mode.sd["g"], [np.arctanh(mode.corr["g"].iloc[0, 1]), np.log(mode.sigma)], mode.fixef])
     at = at[:4] if fixef == "integrated" else at
     assert mode.logposterior == pytest.approx(density(at), rel=1e-9)
-    found = optimize.minimize(lambda x: -density(x), at, method="Nelder-Mead", options={"maxfev": 400, "initial_simplex": simplex(at)})
+    found = optimize.minimize(
+        lambda x: -density(x), at, method="Nelder-Mead", options={"maxfev": 400, "initial_simplex": simplex(at)}
+    )
     assert -found.fun <= density(at) + 1e-7
     slope = optimize.approx_fprime(at, density, 1e-6)
     assert np.abs(slope).max() < 1e-3
-    assert mode.loglik == pytest.approx(of_model(model).at(model.Lambda(mode.theta).toarray(), mode.sigma, mode.fixef), rel=1e-9)
+    assert mode.loglik == pytest.approx(
+        of_model(model).at(model.Lambda(mode.theta).toarray(), mode.sigma, mode.fixef), rel=1e-9
+    )
 
 
 def simplex(at):
@@ -332,7 +346,10 @@ def test_map_covariance_of_coefficients_given_the_rest():
 def test_map_where_a_prior_ends():
     """A uniform prior's edge inside the likelihood: reported as it is, and no density below the start's."""
     rng = np.random.default_rng(0)
-    data = {"y": rng.normal(size=10)[np.repeat(np.arange(10), 5)] * 3 + rng.normal(size=50), "g": np.repeat(np.arange(10), 5)}
+    data = {
+        "y": rng.normal(size=10)[np.repeat(np.arange(10), 5)] * 3 + rng.normal(size=50),
+        "g": np.repeat(np.arange(10), 5),
+    }
     wide = bl.fit(bl.Model("y ~ 1 + (1 | g)", data, priors={"sd_g": bl.Prior("Uniform", lower=0, upper=1e3)}), "MAP")
     assert wide.converged
     edge = bl.fit(bl.Model("y ~ 1 + (1 | g)", data, priors={"sd_g": bl.Prior("Uniform", lower=0, upper=1.5)}), "MAP")
@@ -408,7 +425,9 @@ def test_a_variance_held_at_zero(sleepstudy):
     assert bl.fit(both, fixed={"sd_Subject[Days]": 0}).loglik == pytest.approx(bl.fit(one).loglik, abs=1e-8)
 
 
-@pytest.mark.parametrize("fixed", [{"sd_Nobody": 1.0}, {"sigma": 0.0}, {"sigma": -1}, {"corr_g": 1.0}, {"sd_g": -0.1}, {"x": 2.0}])
+@pytest.mark.parametrize(
+    "fixed", [{"sd_Nobody": 1.0}, {"sigma": 0.0}, {"sigma": -1}, {"corr_g": 1.0}, {"sd_g": -0.1}, {"x": 2.0}]
+)
 def test_what_cannot_be_held(fixed):
     with pytest.raises(MethodError):
         bl.fit(bl.Model("y ~ x + (x | g)", slopes_data()), fixed=fixed)
@@ -465,7 +484,9 @@ def test_terms_on_one_group_are_merged(sleepstudy):
     assert fit.corr["Subject"].iloc[0, 1] == 0.0
     assert fit.loglik == pytest.approx(apart.loglik, abs=1e-9)
     np.testing.assert_allclose(fit.sd["Subject"][["Intercept", "Days"]], apart.sd["Subject"], rtol=1e-5)
-    np.testing.assert_allclose(fit.ranef["Subject"][["Intercept", "Days"]], apart.ranef["Subject"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        fit.ranef["Subject"][["Intercept", "Days"]], apart.ranef["Subject"], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_update_changes_one_argument(sleepstudy):

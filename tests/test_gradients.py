@@ -50,7 +50,10 @@ def test_gradients_equal_the_dense_slope(case):
 def test_near_the_boundary_every_entry_is_right_to_its_own_size(size, covariance, rng):
     """At θ = 1e-8 the gradient is 1e-8 times the slope in the variance: no entry hides behind another."""
     n, k = 60, 3
-    terms = [term_of(g, codes, rng.normal(size=(n, k)), covariance) for g, codes in (("a", np.arange(n) % 6), ("b", np.arange(n) // 15))]
+    terms = [
+        term_of(g, codes, rng.normal(size=(n, k)), covariance)
+        for g, codes in (("a", np.arange(n) % 6), ("b", np.arange(n) // 15))
+    ]
     design = design_of(rng.normal(size=n), np.ones((n, 1)), terms)
     theta = size * rng.uniform(0.5, 1.5, 2 * terms[0].covariance.n_theta)
     for reml in (False, True):
@@ -119,7 +122,9 @@ def test_level_derivatives(mode, p, rng):
     S, T, t = M.T @ M, rng.normal(size=(p, p)), rng.normal(size=p)
     at = level(S, 3.0, 30, 1.3, T, t, mode)
     assert at.gbar == -0.5
-    assert at.sigma_bar == pytest.approx(richardson(lambda v: level(S, 3.0, 30, v[0], T, t, mode).value, [1.3])[0], rel=1e-8)
+    assert at.sigma_bar == pytest.approx(
+        richardson(lambda v: level(S, 3.0, 30, v[0], T, t, mode).value, [1.3])[0], rel=1e-8
+    )
     D = rng.normal(size=S.shape)
     D = D + D.T
     want = richardson(lambda h: level(S + h[0] * D, 3.0, 30, 1.3, T, t, mode).value, [0.0])[0]
@@ -149,7 +154,11 @@ SCALES = {
 NORMAL = {"Intercept": bl.Prior("Normal", mu=1, sigma=3), "x": bl.Prior("Normal", mu=-1, sigma=0.5)}
 HEAVY = {"Intercept": bl.Prior("StudentT", nu=4, mu=1, sigma=3), "x": bl.Prior("Normal", mu=-1, sigma=0.5)}
 LOG_SD = {
-    "g": [stats.gamma(2, scale=2).logpdf, lambda v: np.log(2) + stats.t(3, scale=2).logpdf(v), stats.gamma(2, scale=2).logpdf],
+    "g": [
+        stats.gamma(2, scale=2).logpdf,
+        lambda v: np.log(2) + stats.t(3, scale=2).logpdf(v),
+        stats.gamma(2, scale=2).logpdf,
+    ],
     "h": [stats.halfnorm(scale=1.5).logpdf],
 }
 
@@ -218,7 +227,9 @@ def test_log_density_with_coefficients_explicit(data):
         x = np.random.default_rng(seed).normal(size=direct.size) * 0.5
         beta = direct.model.products.beta(x[-2:])
         prior = stats.t(4, loc=1, scale=3).logpdf(beta[0]) + stats.norm(-1, 0.5).logpdf(beta[1])
-        want = independent(direct, x, lambda dense, Lam, sigma, beta=beta, prior=prior: dense.at(Lam, sigma, beta) + prior)
+        want = independent(
+            direct, x, lambda dense, Lam, sigma, beta=beta, prior=prior: dense.at(Lam, sigma, beta) + prior
+        )
         assert direct.log_density(x, jacobian=False)[0] == pytest.approx(want, rel=1e-9)
 
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 import bayeslmm as bl
 
 SEEDS = st.integers(0, 2**32 - 1)
-FORMULAS = ["y ~ x + (1 | g)", "y ~ x + (x | g)", "y ~ x + (x || g)", "y ~ x + (1 | g) + (x | h)", "y ~ x + f + (1 | h / g)"]
+FORMULAS = [
+    "y ~ x + (1 | g)",
+    "y ~ x + (x | g)",
+    "y ~ x + (x || g)",
+    "y ~ x + (1 | g) + (x | h)",
+    "y ~ x + f + (1 | h / g)",
+]
 
 
 def table(seed, n=80):
@@ -128,7 +134,8 @@ def test_coding_of_a_random_factor_does_not_matter(seed):
     """(f | g) spans the cells of f within g whatever the contrasts: the covariance is only written differently."""
     data = table(seed, n=200)
     fits = [
-        bl.fit(bl.Model("y ~ 1 + (f | h)", data, contrasts=contrasts), "ML") for contrasts in (None, {"f": "sum"}, {"f": "helmert"})
+        bl.fit(bl.Model("y ~ 1 + (f | h)", data, contrasts=contrasts), "ML")
+        for contrasts in (None, {"f": "sum"}, {"f": "helmert"})
     ]
     for other in fits[1:]:
         assert other.loglik == pytest.approx(fits[0].loglik, abs=1e-6)
@@ -179,4 +186,6 @@ def test_an_empty_row_adds_nothing(rng):
     blank["y"][-1] = np.nan
     model = bl.Model("y ~ x + (x | g)", blank)
     assert model.design.n_dropped == 1
-    assert model.gaussian.deviance(np.array([0.5, 0.1, 0.4])) == bl.Model("y ~ x + (x | g)", data).gaussian.deviance(np.array([0.5, 0.1, 0.4]))
+    assert model.gaussian.deviance(np.array([0.5, 0.1, 0.4])) == bl.Model("y ~ x + (x | g)", data).gaussian.deviance(
+        np.array([0.5, 0.1, 0.4])
+    )
