@@ -57,7 +57,9 @@ def diagnose(post: Any) -> Diagnostics:
     worst = str(known.idxmax()) if len(known) else str(table.index[0])
     problems = []
     if not len(known):
-        problems.append("Whether the chains agree is unknown: R-hat needs two chains of four draws or more. Raise chains.")
+        problems.append(
+            "Whether the chains agree is unknown: R-hat needs two chains of four draws or more. Raise chains."
+        )
     elif not r_hat <= LARGEST_R_HAT:
         problems.append(
             f"The chains disagree: R-hat is {r_hat:.3f} for {worst} (want < {LARGEST_R_HAT}). Raise tune and draws."

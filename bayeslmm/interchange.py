@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import numpy as np
 
 from bayeslmm.errors import NotSupportedError
 from bayeslmm.model import Model
@@ -20,7 +23,8 @@ def to_bambi(model: Model) -> Any:
     Returns
     -------
     bambi.Model
-        Its group effects are non-centred; its names are Bambi's (``1|g_sigma`` for ``sd_g[Intercept]``).
+        Its group effects are non-centred; its names are Bambi's (``1|g_sigma`` for ``sd_g[Intercept]``). A group whose
+        column also stands elsewhere in the formula, or whose name has a colon, has a column of its own (``g__level``).
 
     Raises
     ------
@@ -42,15 +46,13 @@ def to_bambi(model: Model) -> Any:
     source = model.arguments["data"]
     frame = frame_of(source, names_of(source)).iloc[model.design.rows].reset_index(drop=True)
     for group in model.groups:
-        if ":" in group:
-            frame[_joined(group)] = pd.Categorical([model.levels(group)[c] for c in _codes(model, group)])
-        else:
-            frame[group] = pd.Categorical(frame[group].astype(str))
+        frame[_column(model, group)] = pd.Categorical.from_codes(_codes(model, group), list(model.levels(group)))
     fixed = [model.formula.fixed, *(f"offset({text})" for text in model.formula.offsets)]
     random = [_bar(model, group, effect) for group in model.groups for effect in model.effects(group)]
     text = f"{model.formula.response} ~ {' + '.join([*fixed, *random])}"
     centred = model.priors.centred_intercept
-    return bambi.Model(text, frame, priors=_bambi_priors(model), center_predictors=centred)
+    names = {"np": np, "numpy": np}
+    return bambi.Model(text, frame, priors=_bambi_priors(model), center_predictors=centred, extra_namespace=names)
 
 
 def _check_expressible(model: Model) -> None:
@@ -73,8 +75,12 @@ def _check_expressible(model: Model) -> None:
         )
 
 
-def _joined(group: str) -> str:
-    return group.replace(":", "__")
+def _column(model: Model, group: str) -> str:
+    """Name of the group's column: its own, unless the name has a colon or stands elsewhere in the formula as well."""
+    effects = [effect for name in model.groups for effect in model.effects(name)]
+    elsewhere = " ".join([model.formula.response, model.formula.fixed, *model.formula.offsets, *effects])
+    name = group.replace(":", "__")
+    return f"{name}__level" if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", elsewhere) else name
 
 
 def _codes(model: Model, group: str) -> Any:
@@ -88,7 +94,7 @@ def _bar(model: Model, group: str, effect: str) -> str:
         raise NotSupportedError(
             f"the effect {effect!r} of {group!r} is one column of a factor; Bambi takes the whole factor only"
         )
-    return f"({left}|{_joined(group)})"
+    return f"({left}|{_column(model, group)})"
 
 
 def _bambi_priors(model: Model) -> dict[str, Any]:
@@ -100,20 +106,19 @@ def _bambi_priors(model: Model) -> dict[str, Any]:
     priors: dict[str, Any] = {"sigma": same(model.priors.sigma)}
     terms: dict[str, list[Prior]] = {}
     for name, prior in zip(model.design.fixed.names, model.priors.fixef, strict=True):
-        terms.setdefault(name.split("[")[0] if ":" not in name else name, []).append(prior)
+        terms.setdefault(re.sub(r"\[[^\]]*\]", "", name), []).append(prior)
     for name, own in terms.items():
         priors[name] = same(own[0]) if len(own) == 1 else _stacked(name, own)
     for group in model.groups:
         for effect, prior in zip(model.effects(group), model.priors.sd[group], strict=True):
             left = "1" if effect == "Intercept" else effect
-            priors[f"{left}|{_joined(group)}"] = bambi.Prior("Normal", mu=0, sigma=same(prior))
+            priors[f"{left}|{_column(model, group)}"] = bambi.Prior("Normal", mu=0, sigma=same(prior))
     return priors
 
 
 def _stacked(name: str, priors: list[Prior]) -> Any:
     """One Bambi prior for the columns of a factor: arguments become arrays."""
     import bambi
-    import numpy as np
 
     if len({prior.name for prior in priors}) > 1:
         raise NotSupportedError(f"Bambi has one prior family for all columns of {name!r}; give them the same family")

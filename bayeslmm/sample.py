@@ -18,6 +18,7 @@ from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.propriety import check_proper
 from bayeslmm.restoration import MOST_LOG_LIKELIHOOD, assemble, restore_tree
+from bayeslmm.threads import one_thread
 
 Array = NDArray[np.float64]
 Route = Literal["auto", "marginal", "hierarchical"]
@@ -90,7 +91,9 @@ def sample(
     """
     _check(draws, tune, chains, target_accept, route, parametrisation)
     if store is not None and (route == "hierarchical" or not _closed_form(model)):
-        raise MethodError("store= is for the marginal route with closed-form priors; PyMC samples this: save() the result")
+        raise MethodError(
+            "store= is for the marginal route with closed-form priors; PyMC samples this: save() the result"
+        )
     check_proper(model)
     settings: dict[str, Any] = {
         "draws": draws, "tune": tune, "chains": chains, "cores": min(cores or os.cpu_count() or 1, chains),
@@ -98,12 +101,12 @@ def sample(
         "progress": progress, "store": store,
     }  # fmt: skip
     started = time.perf_counter()
-    if route == "hierarchical":
-        tree = _hierarchical(model, parametrisation, settings)
-        used = "hierarchical"
-    else:
-        tree, used = _marginal(model, settings), "marginal"
-    tree.attrs.update({"seconds": time.perf_counter() - started, "route": used, "seed": int(settings["seed"])})
+    used = "hierarchical" if route == "hierarchical" else "marginal"
+    with one_thread():
+        hierarchical = used == "hierarchical"
+        tree = _hierarchical(model, parametrisation, settings) if hierarchical else _marginal(model, settings)
+    told = {name: settings[name] for name in ("tune", "target_accept", "seed")}
+    tree.attrs.update({"seconds": time.perf_counter() - started, "route": used, **told})
     return Posterior(model, tree, used)
 
 
