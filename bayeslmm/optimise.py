@@ -6,7 +6,6 @@ does not fall in any direction of λλ' that leaves it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
-from bayeslmm.covariance import Covariance, psd_factor
+from bayeslmm.corners import Layout, moved
+from bayeslmm.covariance import Covariance
 
 Array = NDArray[np.float64]
 Objective = Callable[[Array], tuple[float, Array]]
@@ -113,7 +113,7 @@ def minimise(
     basis = np.eye(len(start)) if scale is None else np.asarray(scale, float)
     basis = np.diag(basis) if basis.ndim == 1 else basis
     counted = _Counted(lambda x: _rescaled(objective, x, basis))
-    layout = _Layout(covariances, len(start))
+    layout = Layout(covariances, len(start))
     x = np.asarray(start, float)
     if not len(x):
         value, gradient = objective(x)
@@ -133,9 +133,20 @@ def minimise(
     with np.errstate(over="ignore"):
         hessian = back.T @ end.hessian @ back
     outcome = message or "converged"
-    return Optimum(
-        basis @ end.x, end.value, back.T @ end.gradient, hessian, end.free, not message, outcome, counted.count
-    )
+    theta = _without_traces(objective, basis @ end.x, end.value, layout, np.diag(basis))
+    return Optimum(theta, end.value, back.T @ end.gradient, hessian, end.free, not message, outcome, counted.count)
+
+
+def _without_traces(objective: Objective, theta: Array, value: float, layout: Layout, unit: Array) -> Array:
+    """Theta with an effect's row of λ at exactly 0 where only rounding of the search's coordinates is left of it."""
+    for row in layout.rows():
+        size = np.max(np.abs(theta[row] / unit[row]))
+        if 0 < size < SMALL:
+            trial = theta.copy()
+            trial[row] = 0.0
+            if objective(trial)[0] <= value + ROUNDING * max(1.0, abs(value)):
+                theta = trial
+    return theta
 
 
 class _End(NamedTuple):
@@ -155,72 +166,7 @@ def _rescaled(objective: Objective, x: Array, basis: Array) -> tuple[float, Arra
     return value, basis.T @ gradient
 
 
-class _Layout:
-    """Which entries of x belong to which λ."""
-
-    def __init__(self, covariances: Sequence[Covariance], size: int) -> None:
-        self.covariances = covariances
-        ends = np.cumsum([0] + [c.n_theta for c in covariances])
-        self.slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
-        self.bounded = np.zeros(size, bool)
-        for covariance, where in zip(covariances, self.slices, strict=True):
-            self.bounded[where] = covariance.is_diagonal
-        self.lower = np.where(self.bounded, 0.0, -np.inf)
-
-    def free(self, x: Array) -> NDArray[np.bool_]:
-        """Entries outside the columns of λ that a zero on the diagonal has closed."""
-        free = np.ones(len(x), bool)
-        for covariance, where in zip(self.covariances, self.slices, strict=True):
-            closed = np.diag(covariance.factor(x[where])) == 0
-            free[where] = ~closed[covariance.pattern[1]]
-        return free
-
-    def canonical(self, x: Array) -> Array:
-        """The same covariances with signs and zero columns in standard form."""
-        x = x.copy()
-        for covariance, where in zip(self.covariances, self.slices, strict=True):
-            lam = covariance.factor(x[where])
-            if covariance.pairs and (np.diag(lam) == 0).any():
-                lam = psd_factor(lam @ lam.T)
-            x[where] = covariance.theta(lam)
-        return x
-
-    def exits(self, x: Array) -> list[tuple[slice, Covariance, Array]]:
-        """For each λ on the boundary, the columns whose span holds every v with λλ' + s vv' off it."""
-        found = []
-        for covariance, where in zip(self.covariances, self.slices, strict=True):
-            lam = covariance.factor(x[where])
-            zero = np.diag(lam) == 0
-            if zero.any() and covariance.pairs:
-                found.append((where, covariance, np.linalg.eigh(lam @ lam.T)[1][:, : zero.sum()]))
-            elif zero.any():
-                found += [(where, covariance, v[:, None]) for v in np.eye(covariance.size)[zero]]
-        return found
-
-    def turned(self, x: Array) -> list[tuple[int, Array]]:
-        """The same covariances, a zero column of λ exchanged for a later one; and where its diagonal stands."""
-        found = []
-        for covariance, where in zip(self.covariances, self.slices, strict=True):
-            lam = covariance.factor(x[where])
-            place = np.flatnonzero(self.bounded[where]) + where.start
-            for j in np.flatnonzero(np.diag(lam) == 0) if covariance.pairs else ():
-                for later in np.flatnonzero(np.diag(lam) > 0):
-                    if later > j:
-                        other, swapped = x.copy(), lam.copy()
-                        swapped[:, [j, later]] = lam[:, [later, j]]
-                        other[where] = swapped[covariance.pattern]
-                        found.append((int(place[j]), other))
-        return found
-
-
-def _moved(x: Array, where: slice, covariance: Covariance, v: Array, step: float) -> Array:
-    moved = x.copy()
-    lam = covariance.factor(x[where])
-    moved[where] = covariance.theta(psd_factor(lam @ lam.T + step * np.outer(v, v)))
-    return moved
-
-
-def _descend(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> tuple[Array, str]:
+def _descend(counted: _Counted, x: Array, layout: Layout, tight: bool) -> tuple[Array, str]:
     """Quasi-Newton runs until no zero can be left downhill; a message where that does not end."""
     for _ in range(MAX_RESTARTS):
         x = _quasi_newton(counted, x, layout, tight)
@@ -233,7 +179,7 @@ def _descend(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> tuple
     return x, "a variance keeps moving to and from zero; try other start values or a simpler random part"
 
 
-def _quasi_newton(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> Array:
+def _quasi_newton(counted: _Counted, x: Array, layout: Layout, tight: bool) -> Array:
     """L-BFGS-B as far as Newton's steps need it; `tight` where they failed from there."""
     bounds = list(zip(layout.lower, np.full(len(x), np.inf), strict=True))
     options = {"maxiter": 500, "ftol": 1e-13 if tight else 1e-9, "gtol": 1e-7 if tight else 1e-3, "maxcor": 20}
@@ -241,8 +187,8 @@ def _quasi_newton(counted: _Counted, x: Array, layout: _Layout, tight: bool) -> 
     return layout.canonical(np.asarray(found.x))
 
 
-def _try_zeros(counted: _Counted, x: Array, layout: _Layout) -> Array:
-    small = np.flatnonzero(layout.bounded & (x < SMALL) & (x > 0))
+def _try_zeros(counted: _Counted, x: Array, layout: Layout) -> Array:
+    small = np.flatnonzero(layout.could_vanish(x) & (np.abs(x) < SMALL) & (x != 0))
     if not len(small):
         return x
     value, _ = counted(x)
@@ -256,7 +202,7 @@ def _try_zeros(counted: _Counted, x: Array, layout: _Layout) -> Array:
     return x
 
 
-def _leave_zero(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
+def _leave_zero(counted: _Counted, x: Array, layout: Layout) -> Array | None:
     """A point below x beyond a zero that should not be one; None where every zero is right."""
     exits = layout.exits(x)
     if not exits:
@@ -265,15 +211,15 @@ def _leave_zero(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
     enough = FALL * STEP * max(1.0, abs(value)) if np.isfinite(value) else 0.0
     for where, covariance, basis in exits:
         v = _steepest(counted, x, value, where, covariance, basis)
-        near, _ = counted(_moved(x, where, covariance, v, STEP))
+        near, _ = counted(moved(x, where, covariance, v, STEP))
         if near < value - enough:
             step = STEP
             while step < 1.0:
-                further, _ = counted(_moved(x, where, covariance, v, 10 * step))
+                further, _ = counted(moved(x, where, covariance, v, 10 * step))
                 if further >= near:
                     break
                 near, step = further, 10 * step
-            return _moved(x, where, covariance, v, step)
+            return moved(x, where, covariance, v, step)
     return None
 
 
@@ -286,14 +232,14 @@ def _steepest(counted: _Counted, x: Array, value: float, where: slice, covarianc
     for i in range(size):
         for j in range(i + 1):
             v = (basis[:, i] + basis[:, j]) * (0.5 if i == j else 1.0)
-            slopes[i, j] = slopes[j, i] = (counted(_moved(x, where, covariance, v, STEP))[0] - value) / STEP
+            slopes[i, j] = slopes[j, i] = (counted(moved(x, where, covariance, v, STEP))[0] - value) / STEP
     alone = np.diag(slopes)
     form = 0.5 * (slopes - np.add.outer(alone, alone))
     form[np.diag_indices(size)] = alone
     return np.asarray(basis @ np.linalg.eigh(form)[1][:, 0])
 
 
-def _turn(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
+def _turn(counted: _Counted, x: Array, layout: Layout) -> Array | None:
     """A point as good as x from which an effect without variance can take part in another's; None where it should not.
 
     At λ = [0 0; 0 c] the slope in the covariance of the two effects does not show; at [0 0; ±c 0], the same
@@ -306,7 +252,7 @@ def _turn(counted: _Counted, x: Array, layout: _Layout) -> Array | None:
     return None
 
 
-def _mirrored(x: Array, place: int, layout: _Layout) -> Array:
+def _mirrored(x: Array, place: int, layout: Layout) -> Array:
     """x with the column of λ whose diagonal stands at `place` negated."""
     x = x.copy()
     for covariance, where in zip(layout.covariances, layout.slices, strict=True):
@@ -316,7 +262,7 @@ def _mirrored(x: Array, place: int, layout: _Layout) -> Array:
     return x
 
 
-def _newton(counted: _Counted, x: Array, layout: _Layout) -> _End:
+def _newton(counted: _Counted, x: Array, layout: Layout) -> _End:
     """Newton steps on the free entries, with the Hessian by differences of the exact gradient."""
     value, gradient = counted(x)
     free = layout.free(x)
@@ -342,7 +288,7 @@ def _newton(counted: _Counted, x: Array, layout: _Layout) -> _End:
 
 
 def _step(
-    counted: _Counted, at: _Place, free: NDArray[np.bool_], factor: tuple[Array, bool], layout: _Layout
+    counted: _Counted, at: _Place, free: NDArray[np.bool_], factor: tuple[Array, bool], layout: Layout
 ) -> _Place | None:
     """The longest of the halved Newton steps that goes down or, where rounding hides that, lessens the gradient."""
     x, value, gradient = at
@@ -360,7 +306,7 @@ def _step(
     return None
 
 
-def _again(counted: _Counted, end: _End, layout: _Layout) -> Array | None:
+def _again(counted: _Counted, end: _End, layout: Layout) -> Array | None:
     """A point to search from once more: a zero found late, or down a negative curvature; None at an optimum."""
     if end.definite:
         nearer = _try_zeros(counted, end.x, layout)

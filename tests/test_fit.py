@@ -508,3 +508,12 @@ def test_a_fit_changes_no_data(sleepstudy):
     pd.testing.assert_frame_equal(before, sleepstudy)
     np.testing.assert_array_equal(model.X, X)
     np.testing.assert_array_equal(model.design.y, y)
+
+
+def test_an_effect_without_variance_is_exactly_zero_however_it_was_searched():
+    """The search's coordinates turn the effects; a slope without variance is then a trace of 1e-13, not a zero."""
+    y = [1, 2, 3, 2, 3, 4, 1.5, 2.5, 3.5, 2.2, 3.1, 4.2]
+    fit = bl.fit(bl.Model("y ~ x + (x | g)", {"y": y, "x": [0, 1, 2] * 4, "g": np.repeat(list("abcd"), 3)}))
+    assert fit.sd["g"]["x"] == 0.0
+    assert fit.singular
+    assert fit.converged

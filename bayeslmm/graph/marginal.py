@@ -192,7 +192,23 @@ def build(model: Any) -> pm.Model:
         L = pt.concatenate([pt.zeros(0), *(f for scale in scales for f in _correlation_factors(scale))])
         value = CollapsedLikelihood()(sd, L, sigma, beta, ints, reals)[0]
         pm.Potential("likelihood", value)
+    _start_near_reml(graph, direct)
     return graph
+
+
+def _start_near_reml(graph: pm.Model, direct: Direct) -> None:
+    """Initial values of sds and σ near the REML fit, where their priors allow it: 1 may be far off in the data's units."""
+    x = direct.sampling_start()
+    sd, at = np.exp(x[: direct.n_sd]), 0
+    values = {"sigma": np.exp(x[direct.n_sd + direct.n_corr])}
+    for group in direct.model.groups:
+        k = len(direct.model.effects(group))
+        values[f"sd_{group}"] = sd[at : at + k]
+        at += k
+    for name, value in values.items():
+        variable = graph[name]
+        if np.isfinite(pm.logp(variable, value).sum().eval(mode="FAST_COMPILE")):
+            graph.set_initval(variable, value)
 
 
 def _correlation_factors(scale: GroupScale) -> list[TensorVariable]:
