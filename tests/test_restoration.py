@@ -1,12 +1,13 @@
 """What is computed from stored draws on request: effects that were not kept, and likelihoods by group."""
 
-import bayeslmm as bl
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
+
+import bayeslmm as bl
 from bayeslmm import restoration
 from bayeslmm.direct import Direct
 from bayeslmm.errors import MethodError
-from scipy.stats import multivariate_normal
 
 
 @pytest.fixture(scope="module")
