@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,23 @@ from bayeslmm.exact.gaussian import JOINT, level, level_at, marginal
 from bayeslmm.exact.logpdf import encode, lkj_logconstant, logpdf
 from bayeslmm.exact.pullback import pullback
 from bayeslmm.model import Model
+from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
+
+
+class Place(NamedTuple):
+    """Where one term's parameters stand among the coordinates and in `lam`."""
+
+    group: str
+    term: RandomTerm
+    size: int  # effects k
+    sd_at: int
+    lam_at: int
+    lam_width: int
+    correlated: bool
+    eta: float  # LKJ parameter of its correlations
+    scale: Array  # powers of two that its columns were divided by
 
 
 class Direct:
@@ -88,25 +103,25 @@ class Direct:
 
     def _layout(self) -> Layout:
         model, products = self.model, self.model.products
-        terms = self.terms()
-        size = np.array([t["k"] for t in terms], np.int64)
-        pairs = np.array([t["k"] * (t["k"] - 1) // 2 if t["correlated"] else 0 for t in terms], np.int64)
+        places = self.places
+        size = np.array([t.size for t in places], np.int64)
+        pairs = np.array([t.size * (t.size - 1) // 2 if t.correlated else 0 for t in places], np.int64)
         sd_priors = [prior for group in model.groups for prior in self.priors.sd[group]]
         sd_code, sd_args = self._encoded(sd_priors)
         sigma_code, sigma_args = self._encoded([self.priors.sigma])
         scale = np.empty(len(sd_priors))
-        for term in terms:
-            scale[term["sd_at"] : term["sd_at"] + term["k"]] = term["scale"]
+        for term in places:
+            scale[term.sd_at : term.sd_at + term.size] = term.scale
         T, t, beta_code, beta_args = self._beta_prior()
         return Layout(
             size,
-            np.array([t["sd_at"] for t in terms], np.int64),
+            np.array([t.sd_at for t in places], np.int64),
             np.concatenate([[0], np.cumsum(pairs)]).astype(np.int64),
             np.concatenate([[0], np.cumsum(size**2)]).astype(np.int64),
-            np.array([t["lam_at"] for t in terms], np.int64),
-            np.array([t["lam_width"] for t in terms], np.int64),
-            np.array([t["correlated"] for t in terms], np.bool_),
-            np.array([t["eta"] for t in terms], float),
+            np.array([t.lam_at for t in places], np.int64),
+            np.array([t.lam_width for t in places], np.int64),
+            np.array([t.correlated for t in places], np.bool_),
+            np.array([t.eta for t in places], float),
             scale,
             sd_code,
             sd_args,
@@ -118,35 +133,28 @@ class Direct:
             t,
             beta_code,
             beta_args,
-            self._constant(terms),
+            self._constant(places),
         )
 
-    def terms(self) -> list[dict[str, Any]]:
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
         """Where each term's parameters stand; terms group by group."""
         model, products = self.model, self.model.products
         factor_of = {factor.group: f for f, factor in enumerate(products.structure.factors)}
-        rows, at = [], 0
+        rows: list[Place] = []
+        at = 0
         for group in model.groups:
             f, before = factor_of[group], 0
             width = products.structure.factors[f].width
             corr = self.priors.corr[group]
             for term in (t for t in model.design.random if t.group == group):
                 k = len(term.effects)
-                rows.append(
-                    {
-                        "k": k,
-                        "sd_at": at,
-                        "lam_at": int(products.system.lam_at[f]) + before * (width + 1),
-                        "lam_width": width,
-                        "correlated": bool(term.covariance.pairs),
-                        "eta": float(corr.args["eta"]) if corr is not None else 1.0,
-                        "scale": products.effect_scale[f][before : before + k],
-                        "group": group,
-                        "term": term,
-                    }
-                )
+                lam_at = int(products.system.lam_at[f]) + before * (width + 1)
+                eta = float(corr.args["eta"]) if corr is not None else 1.0
+                scale = products.effect_scale[f][before : before + k]
+                rows.append(Place(group, term, k, at, lam_at, width, bool(term.covariance.pairs), eta, scale))
                 at, before = at + k, before + k
-        return rows
+        return tuple(rows)
 
     def _beta_prior(self) -> tuple[Array, Array, NDArray[np.int64], Array]:
         p = self.model.products.n_fixed
@@ -156,11 +164,11 @@ class Direct:
         code, args = self._encoded(list(self.priors.fixef))
         return transform @ self.back, -transform @ self.model.products.beta_ols, code, args.reshape(p, 3)
 
-    def _constant(self, terms: list[dict[str, Any]]) -> float:
+    def _constant(self, places: tuple[Place, ...]) -> float:
         """What is added so that the value is a log density in the data's units."""
         products = self.model.products
         value = -products.nobs * np.log(products.y_scale) + 0.5 * products.sum_log_weights
-        value += self._lkj_constant(terms)
+        value += self._lkj_constant(places)
         if self.gaussian:
             value += float(self.priors.fixef_logconstant or 0.0)
             value += products.n_fixed * np.log(products.y_scale) - products.logdet_R
@@ -176,15 +184,15 @@ class Direct:
         rows = [encode(prior.name, prior.args) if prior.closed_form else encode("Flat", {}) for prior in priors]
         return np.array([r[0] for r in rows], np.int64), np.array([r[1:] for r in rows], float).reshape(-1, 3)
 
-    def _lkj_constant(self, terms: list[dict[str, Any]]) -> float:
+    def _lkj_constant(self, places: tuple[Place, ...]) -> float:
         if self.likelihood_only:
             return 0.0
-        return sum(lkj_logconstant(t["k"], t["eta"]) for t in terms if t["correlated"])
+        return sum(lkj_logconstant(t.size, t.eta) for t in places if t.correlated)
 
     @property
     def likelihood_constant(self) -> float:
         """What the likelihood alone adds: the layout's constant without the LKJ normalisers."""
-        return float(self.layout.constant - self._lkj_constant(self.terms()))
+        return float(self.layout.constant - self._lkj_constant(self.places))
 
     def log_density(self, x: Array, jacobian: bool = True) -> tuple[float, Array]:
         """Log posterior at the sampler's coordinates and its gradient; see `exact.density.log_posterior`."""
@@ -248,7 +256,7 @@ class Direct:
         """Log prior of sd, correlations and σ at the factors λ; cotangents of theta and σ."""
         layout = self.layout
         value, sigma_bar = logpdf(layout.sigma_code, *layout.sigma_args, sigma)
-        rows = {id(row["term"]): row for row in self.terms()}
+        rows = {id(row.term): row for row in self.places}
         theta_bar = [np.empty(0)]
         for term, lam in zip(self.model.terms, factors, strict=True):
             row = rows[id(term)]
@@ -256,13 +264,13 @@ class Direct:
             direction = np.where(norm[:, None] > 0, lam / np.where(norm > 0, norm, 1.0)[:, None], np.eye(len(lam)))
             bar = np.zeros_like(lam)
             for i in range(len(lam)):
-                at = row["sd_at"] + i
+                at = row.sd_at + i
                 density, slope = logpdf(layout.sd_code[at], *layout.sd_args[at], sigma * norm[i])
                 value += density
                 bar[i] = slope * sigma * direction[i]
                 sigma_bar += slope * norm[i]
-            if row["correlated"] and row["eta"] != 1.0:
-                value += self._lkj(lam, norm, row["eta"], bar)
+            if row.correlated and row.eta != 1.0:
+                value += self._lkj(lam, norm, row.eta, bar)
             theta_bar.append(bar[term.covariance.pattern])
         return float(value), np.concatenate(theta_bar), float(sigma_bar)
 
@@ -293,7 +301,7 @@ class Direct:
     def _by_term(self, theta: Array, sigma: float) -> list[tuple[Array, Array]]:
         ends = np.cumsum([0] + [term.covariance.n_theta for term in self.model.terms])
         own = {id(t): theta[a:b] for t, a, b in zip(self.model.terms, ends[:-1], ends[1:], strict=True)}
-        return [row["term"].covariance.natural(own[id(row["term"])], sigma) for row in self.terms()]
+        return [row.term.covariance.natural(own[id(row.term)], sigma) for row in self.places]
 
     def theta_sigma(self, x: Array) -> tuple[Array, float]:
         """Theta and sigma at ``[sd, z, log σ]``."""
@@ -301,10 +309,10 @@ class Direct:
         inner[: self.n_sd] = 0.0
         at = natural(self.layout, inner)
         own = {}
-        for row, start in zip(self.terms(), self.layout.L_at[:-1], strict=True):
-            k = row["k"]
-            lam = x[row["sd_at"] : row["sd_at"] + k, None] / at.sigma * at.L[start : start + k * k].reshape(k, k)
-            own[id(row["term"])] = row["term"].covariance.theta(lam)
+        for row, start in zip(self.places, self.layout.L_at[:-1], strict=True):
+            k = row.size
+            lam = x[row.sd_at : row.sd_at + k, None] / at.sigma * at.L[start : start + k * k].reshape(k, k)
+            own[id(row.term)] = row.term.covariance.theta(lam)
         return np.concatenate([np.empty(0), *(own[id(term)] for term in self.model.terms)]), float(at.sigma)
 
     def sampling_start(self) -> Array:
@@ -329,9 +337,9 @@ class Direct:
     def correlations(self, x: Array, group: str) -> list[Array]:
         """Draws of the correlations (…, pairs) of each correlated term on a group, from coordinates (…, size)."""
         found = []
-        for row, start in zip(self.terms(), self.layout.z_at[:-1], strict=True):
-            if row["group"] == group and row["correlated"]:
-                k = row["k"]
+        for row, start in zip(self.places, self.layout.z_at[:-1], strict=True):
+            if row.group == group and row.correlated:
+                k = row.size
                 L = correlation_factors(x[..., self.n_sd + start : self.n_sd + start + k * (k - 1) // 2], k)
                 R = L @ np.swapaxes(L, -1, -2)
                 rows, columns = np.triu_indices(k, 1)
@@ -343,9 +351,9 @@ class Direct:
         parts = [np.log(draws[f"sd_{group}"]) for group in self.model.groups]
         for group in self.model.groups:
             at = 0
-            for row in (r for r in self.terms() if r["group"] == group and r["correlated"]):
-                pairs = row["k"] * (row["k"] - 1) // 2
-                parts.append(partial_correlations(draws[f"corr_{group}"][..., at : at + pairs], row["k"]))
+            for row in (r for r in self.places if r.group == group and r.correlated):
+                pairs = row.size * (row.size - 1) // 2
+                parts.append(partial_correlations(draws[f"corr_{group}"][..., at : at + pairs], row.size))
                 at += pairs
         parts.append(np.log(draws["sigma"])[..., None])
         if not self.gaussian:

@@ -16,11 +16,11 @@ Array = NDArray[np.float64]
 def natural_names(direct: Direct) -> list[str]:
     """A name for each of the natural coordinates: sds, correlations (pairs term by term), σ."""
     names = [f"sd_{g}[{e}]" for g in direct.model.groups for e in direct.model.effects(g)]
-    for row in direct.terms():
-        if row["correlated"]:
-            effects = row["term"].effects
-            lower = [(j, i) for i in range(row["k"]) for j in range(i)]
-            names += [f"corr_{row['group']}[{effects[j]}, {effects[i]}]" for j, i in lower]
+    for row in direct.places:
+        if row.correlated:
+            effects = row.term.effects
+            lower = [(j, i) for i in range(row.size) for j in range(i)]
+            names += [f"corr_{row.group}[{effects[j]}, {effects[i]}]" for j, i in lower]
     return [*names, "sigma"]
 
 
@@ -44,8 +44,8 @@ def hold(direct: Direct, fixed: Mapping[str, float]) -> tuple[Array, NDArray[np.
     """Coordinates held by `fixed` (others 0), and which coordinates are free."""
     names, held = natural_names(direct), names_held(direct, fixed)
     values = np.zeros(len(names))
-    for row in direct.terms():
-        if row["correlated"] and row["k"] > 2 and any(n.startswith(f"corr_{row['group']}[") for n in held):
+    for row in direct.places:
+        if row.correlated and row.size > 2 and any(n.startswith(f"corr_{row.group}[") for n in held):
             raise MethodError("a correlation can be held only where its term has two effects")
     for i, name in enumerate(names):
         if name in held:
