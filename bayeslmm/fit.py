@@ -12,7 +12,8 @@ from scipy.linalg import block_diag
 from bayeslmm.covariance import Covariance, Diagonal
 from bayeslmm.direct import Direct
 from bayeslmm.errors import ExactFitError, MethodError
-from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, NO_RESIDUAL, level, profile
+from bayeslmm.exact.compiled import compilation_notice
+from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, NO_RESIDUAL, criterion_gradient, level, profile
 from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
 from bayeslmm.optimise import Objective, Optimum, minimise
@@ -81,7 +82,7 @@ def fit(
     if fixef == "joint" and method != "MAP":
         raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
     begin = _start(model, start)
-    with one_thread(model.products.structure.rest_size < THREADS_FROM):
+    with one_thread(model.products.structure.rest_size < THREADS_FROM), compilation_notice(criterion_gradient):
         if fixed:
             return _fit_natural(model, method, fixef, begin, fixed)
         if method == "MAP":

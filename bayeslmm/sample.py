@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from bayeslmm.bounds import Bounds
 from bayeslmm.direct import Direct
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.compiled import compilation_notice
+from bayeslmm.exact.density import log_posterior
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.propriety import check_proper
@@ -143,10 +145,11 @@ def _marginal(model: Model, settings: dict[str, Any]) -> Any:
 def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
     from nutpie.compiled_pyfunc import from_pyfunc
 
-    from bayeslmm.exact.density import log_posterior
-
     system, layout, size, bounds = direct.system, direct.layout, direct.size, Bounds(direct)
-    centre = bounds.start(direct.sampling_start())
+    with compilation_notice(log_posterior):
+        x = direct.sampling_start()
+        log_posterior(system, layout, x, True)
+    centre = bounds.start(x)
 
     def make_logp() -> Callable[[Array], tuple[float, Array]]:
         return bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
