@@ -28,6 +28,10 @@ models <- list(
     factors = c("tablet"), levels = list(method = c("nir", "hplc")), names = c(methodhplc = "method[hplc]"),
     variants = list(main = y ~ method + (1 | tablet))
   ),
+  tablets_missing = list(
+    factors = c("tablet"), levels = list(method = c("nir", "hplc")), names = c(methodhplc = "method[hplc]"),
+    variants = list(main = y ~ method + (1 | tablet))
+  ),
   penicillin_blocks = list(
     factors = c("treat", "blend"),
     names = c(
@@ -220,7 +224,7 @@ lecture_entries <- function(name, variant, method, fit, formula, data, contrasts
       entry("weight_bale", 1 / (1 + 4 * ratio), "variance", rel = 2e-6)
     ))
   }
-  if (name == "tablets" && method == "REML") {
+  if (name %in% c("tablets", "tablets_missing") && method == "REML") {
     sequential <- (chol(solve(as.matrix(vcov(fit)))) %*% fixef(fit))^2
     out <- c(out, list(entry("sequential_F", labelled(sequential, c("Intercept", "method[hplc]")), "variance", rel = 2e-6)))
   }
