@@ -104,13 +104,30 @@ def add_block(
 
 
 @kernel
+def add_diagonal(A: Array, k: int, lam: Array, inverse: Array, scale: float, out: Array) -> None:
+    """out += scale · Σ over levels of AλI in the k × k blocks of the first factor, lower triangle; blocks are flat."""
+    turned = np.empty((k, k))
+    for at in range(0, A.size, k * k):
+        for j in range(k):
+            for o in range(k):
+                total = 0.0
+                for c in range(j + 1):
+                    total += lam[j * k + c] * inverse[at + c * k + o]
+                turned[j, o] = total
+        for i in range(k):
+            for o in range(i + 1):
+                total = 0.0
+                for j in range(k):
+                    total += A[at + i * k + j] * turned[j, o]
+                out[i * k + o] += scale * total
+
+
+@kernel
 def logdet_pullback(s: System, lam: Array, inverse: Inverse, scale: float, out: Array) -> None:
     """out += scale · AΛM⁻¹ in the pattern of λ, summed over levels."""
     k = s.A11.shape[1]
-    A11, I11 = s.A11.ravel(), inverse.I11.ravel()
-    for level in range(s.A11.shape[0]):
-        at = level * k * k
-        add_block(A11, at, k, k, False, lam, 0, I11, at, False, k, out, 0, scale)
+    add_diagonal(s.A11.ravel(), k, lam, inverse.I11.ravel(), scale, out)
+    for level in range(s.A11.shape[0] if s.node_row.size else 0):
         for link in range(s.link_ptr[level], s.link_ptr[level + 1]):
             f, block = s.link_factor[link], s.link_at[link]
             kf, lf = s.width[f], s.lam_at[f]
