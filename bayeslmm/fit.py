@@ -25,6 +25,8 @@ Method = Literal["REML", "ML", "MAP"]
 # A relative standard deviation (effect column scaled to root mean square 1) at which the residual is nothing; and one
 # from which a search that comes to no end is on its way there.
 LARGEST_THETA, ENDLESS_THETA = 1e5, 1e4
+# Residual sum of squares, as a share of what the fixed part leaves, at which such a search had no residual to find.
+LITTLE = 1e-9
 
 
 def fit(
@@ -143,13 +145,21 @@ def _start(model: Model, start: Array | None) -> Array:
 
 
 def _check_bounded(model: Model, theta: Array, converged: bool) -> None:
-    large = np.abs(np.linalg.solve(model.theta_basis, theta)) > (LARGEST_THETA if converged else ENDLESS_THETA)
-    if large.any():
-        name = model.theta_names[int(large.argmax())]
+    size = np.abs(np.linalg.solve(model.theta_basis, theta))
+    large = size > (LARGEST_THETA if converged else ENDLESS_THETA)
+    if large.any() or (not converged and _nothing_left(model, theta)):
+        name = model.theta_names[int(size.argmax())] if len(size) else "the fixed effects"
         raise ExactFitError(
             f"the residual variance goes to 0 relative to the variance of {name}: the random effects reproduce the response "
             f"{model.design.response!r}. Remove the term, or check for a response that is constant within the levels"
         )
+
+
+def _nothing_left(model: Model, theta: Array) -> bool:
+    """Whether a search that came to no end had all but used up the residual."""
+    at = model.gaussian.marginal(theta)
+    rss = profile(at.S, at.logdet, model.design.nobs, True).rss
+    return not rss > LITTLE * model.products.system.C[-1, -1]
 
 
 def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
@@ -258,6 +268,11 @@ def _fit_natural(model: Model, method: str, fixef: str, begin: Array, fixed: Map
     theta, sigma = direct.theta_sigma(x)
     at = model.gaussian.marginal(theta)
     found = level(at.S, at.logdet, model.design.nobs, sigma / model.products.y_scale, *direct.normal_prior, mode)
+    if not np.isfinite(found.beta).all():
+        raise MethodError(
+            "with these parameters held the search ran to a correlation of ±1 or an endless variance; hold that correlation "
+            "as well, or leave it out of the model with ||"
+        )
     beta = model.products.beta(found.beta)
     value = -0.5 * float(optimum.value)
     return PointFit(
