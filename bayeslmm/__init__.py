@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bayeslmm import errors
+    from bayeslmm.anova import anova, ranova
+    from bayeslmm.bootstrap import bootstrap
+    from bayeslmm.coefficients import coefficients
     from bayeslmm.compare import compare
     from bayeslmm.equations import solve
     from bayeslmm.fit import fit
     from bayeslmm.graph.convert import to_pymc
     from bayeslmm.interchange import to_bambi
+    from bayeslmm.intervals import confint
     from bayeslmm.limiting import limiting_prior
+    from bayeslmm.lrtest import bootstrap_test
     from bayeslmm.model import Model
     from bayeslmm.posterior import Posterior
     from bayeslmm.predict import predict
     from bayeslmm.priors import Prior
+    from bayeslmm.profile import profile
     from bayeslmm.report import report
     from bayeslmm.restoration import group_log_likelihood, ranef_draws
     from bayeslmm.result import PointFit
@@ -40,7 +46,12 @@ __all__ = [
     "PointFit",
     "Posterior",
     "Prior",
+    "anova",
+    "bootstrap",
+    "bootstrap_test",
+    "coefficients",
     "compare",
+    "confint",
     "errors",
     "fit",
     "group_log_likelihood",
@@ -48,7 +59,9 @@ __all__ = [
     "load",
     "posterior",
     "predict",
+    "profile",
     "ranef_draws",
+    "ranova",
     "report",
     "sample",
     "simulate",
@@ -62,14 +75,21 @@ _HOME = {
     "PointFit": "result",
     "Posterior": "posterior",
     "Prior": "priors",
+    "anova": "anova",
+    "bootstrap": "bootstrap",
+    "bootstrap_test": "lrtest",
+    "coefficients": "coefficients",
     "compare": "compare",
+    "confint": "intervals",
     "fit": "fit",
     "group_log_likelihood": "restoration",
     "limiting_prior": "limiting",
     "load": "spec",
     "posterior": "sample",
     "predict": "predict",
+    "profile": "profile",
     "ranef_draws": "restoration",
+    "ranova": "anova",
     "report": "report",
     "sample": "sample",
     "simulate": "simulate",
