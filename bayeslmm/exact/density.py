@@ -20,7 +20,6 @@ from bayeslmm.exact.pullback import pullback
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-EXPLICIT = 2
 
 
 class Layout(NamedTuple):
