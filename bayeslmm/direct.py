@@ -321,11 +321,10 @@ class Direct:
 
         basis = self.model.theta_basis
         covariances = [term.covariance for term in self.model.terms]
-        ones = np.concatenate([np.empty(0), *(c.is_diagonal.astype(float) for c in covariances)])
         gaussian = self.model.gaussian
-        optimum = minimise(gaussian.deviance_gradient, basis @ ones, covariances, basis)
+        optimum = minimise(gaussian.deviance_gradient, self.model.theta_start, covariances, basis)
         at = gaussian.profile(optimum.theta)
-        sigma = float(np.sqrt(at.rss / (self.model.design.nobs - len(at.beta))) * self.layout.y_scale)
+        sigma = self.model.products.sigma(at.rss, reml=True)
         x = np.zeros(self.size)
         natural_part = self.coordinates(optimum.theta, sigma)
         x[: len(natural_part)] = natural_part

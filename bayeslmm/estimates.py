@@ -251,8 +251,8 @@ def _coordinates(fit: PointFit) -> tuple[Callable[[Array], tuple[Array, float]],
         return _held_coordinates(fit), False
     if fit.method == "MAP":
         return lambda x: (x[:m], float(np.exp(x[m])) * scale), False
-    degrees, reml = _degrees(fit), fit.method == "REML"
-    return lambda x: (x, float(np.sqrt(model.gaussian.profile(x, reml).rss / degrees)) * scale), True
+    reml = fit.method == "REML"
+    return lambda x: (x, model.products.sigma(model.gaussian.profile(x, reml).rss, reml)), True
 
 
 def _held_coordinates(fit: PointFit) -> Callable[[Array], tuple[Array, float]]:

@@ -101,8 +101,7 @@ def _fit_profiled(model: Model, method: str, begin: Array) -> PointFit:
     _check_bounded(model, optimum.theta, optimum.converged)
     at = model.gaussian.marginal(optimum.theta)
     found = model.gaussian.profile(optimum.theta, reml)
-    degrees = model.design.nobs - (len(found.beta) if reml else 0)
-    sigma = float(np.sqrt(found.rss / degrees) * model.products.y_scale)
+    sigma = model.products.sigma(found.rss, reml)
     return PointFit(
         model=model,
         method=method,
@@ -136,8 +135,7 @@ def _with_further(basis: Array, further: int) -> Array:
 
 def _start(model: Model, start: Array | None) -> Array:
     if start is None:
-        ones = [c.is_diagonal.astype(float) for c in _covariances(model)]
-        return np.asarray(model.theta_basis @ np.concatenate([np.empty(0), *ones]))
+        return model.theta_start
     values = model.checked_theta(start)
     if not np.isfinite(values).all():
         raise MethodError(f"start must hold finite numbers; got {start}")
@@ -230,8 +228,7 @@ def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> Poi
 
 def _rough_sigma(model: Model, theta: Array) -> float:
     at = model.gaussian.marginal(theta)
-    found = profile(at.S, at.logdet, model.design.nobs, True)
-    return float(np.sqrt(found.rss / (model.design.nobs - len(found.beta))) * model.products.y_scale)
+    return model.products.sigma(profile(at.S, at.logdet, model.design.nobs, True).rss, reml=True)
 
 
 def loglik_at(model: Model, theta: Array, sigma: float, beta: Array) -> float:

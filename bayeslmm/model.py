@@ -254,6 +254,12 @@ class Model:
         return orthogonal_basis(self.terms)
 
     @property
+    def theta_start(self) -> Array:
+        """Theta at which every orthogonal effect is as large as the residual: where a search begins."""
+        ones = [term.covariance.is_diagonal.astype(float) for term in self.terms]
+        return self.theta_basis @ np.concatenate([np.empty(0), *ones])
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Grouping factors, in theta's order."""
         return tuple(dict.fromkeys(term.group for term in self.terms))

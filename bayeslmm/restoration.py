@@ -78,13 +78,11 @@ def restored(
     factors = model.products.structure.factors
     if keep:
         effects = {
-            f.group: _effects(model, u, i).reshape(chains, draws, f.count, f.width) for i, f in enumerate(factors)
+            f.group: model.products.ranef(u, i).reshape(chains, draws, f.count, f.width) for i, f in enumerate(factors)
         }
         return fixed, {group: effects[group] for group in model.groups}, {}
     mean, sd = _pooled(blocks)
-    moments = {
-        f.group: (_effects(model, mean[None], i)[0], _effects(model, sd[None], i)[0]) for i, f in enumerate(factors)
-    }
+    moments = {f.group: (model.products.ranef(mean, i), model.products.ranef(sd, i)) for i, f in enumerate(factors)}
     return fixed, {}, {group: moments[group] for group in model.groups}
 
 
@@ -109,13 +107,6 @@ def _pooled(blocks: list[tuple[int, Array, Array]]) -> tuple[Array, Array]:
     total = sizes.sum()
     mean = sizes @ means / total
     return mean, np.sqrt(sizes @ (variances + (means - mean) ** 2) / max(total - 1.0, 1.0))
-
-
-def _effects(model: Model, scaled: Array, factor: int) -> Array:
-    """Draws of scaled u (m, Q) → effects (m, levels, k) of one factor."""
-    products = model.products
-    rows = products.structure.rows(factor)[:, None] + np.arange(products.structure.factors[factor].width)
-    return np.asarray(scaled[:, rows] * (products.y_scale / products.effect_scale[factor]))
 
 
 def restore_tree(model: Model, draws: Mapping[str, Array], statistics: dict[str, Any], settings: dict[str, Any]) -> Any:
@@ -178,7 +169,7 @@ def ranef_draws(posterior: Posterior, group: str, which: slice = slice(None)) ->
             size = rows.stop - rows.start
             beta, u = np.empty((size, model.products.n_fixed)), np.empty((size, len(direct.system.B)))
             _restore_block(direct, flat, int(posterior.data.attrs["seed"]), rows, beta, u)
-            out[inside] = _effects(model, u[wanted[inside] - rows.start], factor)
+            out[inside] = model.products.ranef(u[wanted[inside] - rows.start], factor)
     return out
 
 

@@ -312,7 +312,7 @@ def conditional_modes(model: Model, theta: Array, beta: Array) -> dict[str, Arra
 
 
 def by_group(model: Model, scaled: Array) -> dict[str, Array]:
-    """Rows of a scaled solution (Q, …) → effects (levels, k) by group, effects in the formula's order."""
+    """A scaled solution (Q,) → effects (levels, k) by group, effects in the formula's order."""
     factors = model.products.structure.factors
     found = {factor.group: model.products.ranef(scaled, f) for f, factor in enumerate(factors)}
     return {group: found[group] for group in model.groups}

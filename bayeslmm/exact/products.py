@@ -95,9 +95,13 @@ class Products:
         return np.asarray(self.beta_ols.reshape(-1, *[1] * (scaled.ndim - 1)) + correction)
 
     def ranef(self, scaled: Array, factor: int) -> Array:
-        """Effects (q, k) of a factor in the data's units, from rows of the scaled solution (Q,)."""
+        """Effects (…, levels, k) of a factor in the data's units, from scaled solutions (…, Q)."""
         rows = self.structure.rows(factor)[:, None] + np.arange(self.structure.factors[factor].width)
-        return np.asarray(scaled[rows] * self.y_scale / self.effect_scale[factor])
+        return np.asarray(scaled[..., rows] * (self.y_scale / self.effect_scale[factor]))
+
+    def sigma(self, rss: float, reml: bool) -> float:
+        """Residual standard deviation in the data's units that maximises the profiled criterion."""
+        return float(np.sqrt(rss / (self.nobs - self.n_fixed * reml)) * self.y_scale)
 
 
 def power_of_two(columns: Array) -> Array:
