@@ -62,7 +62,7 @@ class Posterior(Result):
         node = self.data["posterior"]
         if name not in node.data_vars:
             hint = (
-                "; its draws were not kept (too many): only their means and sds are"
+                "; its draws were not kept (too many), only their means and sds: bl.ranef_draws gives them"
                 if name.startswith("ranef_")
                 else ""
             )
@@ -136,8 +136,7 @@ class Posterior(Result):
     @property
     def parameters(self) -> list[str]:
         """Posterior variables other than the random effects."""
-        order = ["fixef", *(f"{kind}_{g}" for g in self.model.groups for kind in ("sd", "corr")), "sigma"]
-        return [name for name in order if name in self.data["posterior"].data_vars]
+        return [name for name in _parameters(self.model) if name in self.data["posterior"].data_vars]
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
@@ -257,6 +256,11 @@ class Posterior(Result):
         return posterior_html(self)
 
 
+def _parameters(model: Model) -> list[str]:
+    """Posterior variables other than the random effects, in the order in which they are shown."""
+    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), "sigma"]
+
+
 def _with_draws(dataset: xr.Dataset) -> xr.Dataset:
     """Number chains and draws from 0 where they have no coordinate yet."""
     return dataset.assign_coords({d: np.arange(dataset.sizes[d]) for d in ("chain", "draw") if d in dataset.sizes})
@@ -288,8 +292,9 @@ def posterior_tree(
     xarray.DataTree
     """
     design, coords = model.design, coordinates(model.design)
-    order = ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), "sigma"]
-    variables = {name: draws[name] for name in order if name in draws and (name != "fixef" or draws[name].shape[-1])}
+    variables = {
+        name: draws[name] for name in _parameters(model) if name in draws and (name != "fixef" or draws[name].shape[-1])
+    }
     variables |= {f"ranef_{group}": values for group, values in effects.items()}
     arrays = {name: (("chain", "draw", *dimensions(name)), values) for name, values in variables.items()}
     posterior = _with_draws(xr.Dataset(arrays, coords=_used(coords, arrays)))
