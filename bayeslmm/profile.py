@@ -239,12 +239,12 @@ class Profile:
         -------
         Figure
         """
-        from bayeslmm.plot import _figure, _grid, _style
+        from bayeslmm.plot.style import blank, grid, style
 
         across = min(3, len(self.curves))
-        with _style():
-            figure = _figure(3.2 * across, 2.5 * -(-len(self.curves) // across) + 0.3)
-            for i, (ax, curve) in enumerate(zip(_grid(figure, len(self.curves), across), self.curves, strict=True)):
+        with style():
+            figure = blank(3.2 * across, 2.5 * -(-len(self.curves) // across) + 0.3)
+            for i, (ax, curve) in enumerate(zip(grid(figure, len(self.curves), across), self.curves, strict=True)):
                 _draw(ax, curve)
                 ax.set_ylabel("zeta" if i % across == 0 else "")
         return figure
@@ -254,7 +254,7 @@ class Profile:
 
 
 def _draw(ax: Axes, curve: Curve) -> None:
-    from bayeslmm.plot import COLOURS, GREY
+    from bayeslmm.plot.style import COLOURS, GREY
 
     points = curve.march()
     values = np.array([p.value for p in points])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import bayeslmm as bl
 from bayeslmm import plot
 from bayeslmm.errors import MethodError
+from bayeslmm.plot import results, style
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_text_reads_on_white_and_on_black() -> None:
         linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
-    for colour, least in [(plot.GREY, 4.5), *((colour, 3.0) for colour in plot.COLOURS[:3])]:
+    for colour, least in [(style.GREY, 4.5), *((colour, 3.0) for colour in style.COLOURS[:3])]:
         grey = luminance(colour)
         assert 1.05 / (grey + 0.05) >= least
         assert (grey + 0.05) / 0.05 >= least
@@ -95,7 +96,7 @@ def test_many_levels_are_counted_instead_of_named(rng: np.random.Generator) -> N
     fit = bl.fit(bl.Model("y ~ 1 + (1 | g)", {"y": rng.normal(size=100)[codes] + rng.normal(size=300), "g": codes}))
     assert "100 levels" in plot.caterpillar(fit).axes[0].get_ylabel()
     figure = plot.groups(fit)
-    assert len(figure.axes) == plot.MOST_PANELS
+    assert len(figure.axes) == results.MOST_PANELS
     assert "36 of 100 levels" in figure.get_suptitle()
 
 

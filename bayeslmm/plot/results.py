@@ -1,15 +1,15 @@
-"""Any result → a figure that reads on a light and on a dark page: no background, text in mid-grey."""
+"""Figures of fits, posteriors and their comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
+from bayeslmm.plot.style import COLOURS, GREY, MARKERS, blank, grid, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,41 +23,10 @@ if TYPE_CHECKING:
     from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
-GREY = "#767676"  # contrast 4.5 on white, 4.6 on black
-COLOURS = ("#2280C3", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # after Okabe & Ito
-MARKERS = ("o", "s", "^", "D", "v", "P")
 NORMAL_975 = 1.959963984540054
 MOST_PANELS = 36
 MOST_NAMED = 60
 MOST_POINTS = 20_000
-STYLE: dict[Any, Any] = {
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.facecolor": "none",
-    "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlecolor": GREY, "xtick.color": GREY,
-    "ytick.color": GREY, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10.0,
-    "axes.titlesize": 10.0, "legend.frameon": False, "axes.axisbelow": True, "figure.constrained_layout.use": True,
-}  # fmt: skip
-
-
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import rc_context
-
-    return rc_context(STYLE)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure that pyplot does not hold: freed with its last reference, shown once in a notebook."""
-    import matplotlib.pyplot  # noqa: F401  its import teaches a notebook to show figures
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
-
-
-def _grid(figure: Figure, panels: int, columns: int, **options: Any) -> list[Axes]:
-    rows = -(-panels // columns)
-    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
-    for spare in axes[panels:]:
-        spare.remove()
-    return list(axes[:panels])
 
 
 def forest(comparison: Comparison) -> Figure:
@@ -73,11 +42,11 @@ def forest(comparison: Comparison) -> Figure:
     Figure
     """
     columns, names = comparison.columns, comparison.names
-    with _style():
+    with style():
         across = min(3, len(names))
         down = -(-len(names) // across)
-        figure = _figure(3.1 * across + 0.9, (0.62 + 0.26 * len(columns)) * down + 0.5)
-        for i, (ax, name) in enumerate(zip(_grid(figure, len(names), across), names, strict=True)):
+        figure = blank(3.1 * across + 0.9, (0.62 + 0.26 * len(columns)) * down + 0.5)
+        for i, (ax, name) in enumerate(zip(grid(figure, len(names), across), names, strict=True)):
             for row, column in enumerate(columns):
                 if name in column.names:
                     _forest_row(ax, column, column.at(name), row)
@@ -123,11 +92,11 @@ def caterpillar(result: Result, group: str | None = None) -> Figure:
     group = _group(result.model, group)
     effects, levels = result.model.effects(group), np.array(result.model.levels(group))
     centre, lower, upper = _effect_intervals(result, group)
-    with _style():
+    with style():
         height = min(11.0, max(2.6, 0.17 * len(levels) + 1.0))
-        figure = _figure(3.3 * len(effects) + 1.2, height)
+        figure = blank(3.3 * len(effects) + 1.2, height)
         order = np.argsort(centre[:, 0])
-        for k, ax in enumerate(_grid(figure, len(effects), len(effects), sharey=True)):
+        for k, ax in enumerate(grid(figure, len(effects), len(effects), sharey=True)):
             at = np.arange(len(levels))
             ax.hlines(at, lower[order, k], upper[order, k], color=COLOURS[0], linewidth=1.5)
             ax.plot(centre[order, k], at, "o", color=COLOURS[0], markersize=4 if len(levels) <= MOST_NAMED else 2)
@@ -184,9 +153,9 @@ def residuals(result: Result) -> Figure:
     shown = np.unique(np.linspace(0, len(fitted) - 1, MOST_POINTS).astype(int))
     ordered = np.sort(standard)
     normal = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
-    with _style():
-        figure = _figure(8.2, 3.8)
-        left, right = _grid(figure, 2, 2)
+    with style():
+        figure = blank(8.2, 3.8)
+        left, right = grid(figure, 2, 2)
         points: dict[str, Any] = {"color": COLOURS[0], "alpha": 0.7, "markersize": 3.5, "markeredgewidth": 0}
         left.plot(fitted[shown], standard[shown], "o", **points)
         left.axhline(0.0, color=GREY, linewidth=0.8)
@@ -211,8 +180,8 @@ def limiting(limiting_prior: LimitingPrior) -> Figure:
     -------
     Figure
     """
-    with _style():
-        figure = _figure(6.4, 4.2)
+    with style():
+        figure = blank(6.4, 4.2)
         limiting_prior.plot(figure.subplots())
     return figure
 
@@ -232,10 +201,10 @@ def density(posterior: Posterior, *fits: PointFit) -> Figure:
     Figure
     """
     drawn, points = _drawn(posterior), [_points(fit) for fit in fits]
-    with _style():
+    with style():
         across = min(3, len(drawn))
-        figure = _figure(3.1 * across + 0.4, 2.1 * -(-len(drawn) // across) + 0.5)
-        axes = _grid(figure, len(drawn), across)
+        figure = blank(3.1 * across + 0.4, 2.1 * -(-len(drawn) // across) + 0.5)
+        axes = grid(figure, len(drawn), across)
         for ax, (name, values) in zip(axes, drawn.items(), strict=True):
             _density_panel(ax, name, values)
             for i, (fit, marks) in enumerate(zip(fits, points, strict=True)):
@@ -253,9 +222,9 @@ def _density_panel(ax: Axes, name: str, values: Array) -> None:
     if np.ptp(values) > 0:
         from_zero = not name.startswith(("fixef[", "corr_")) and values.min() < 0.05 * values.max()
         limits = (0.0, float(values.max())) if from_zero else None
-        grid, height, _ = array_stats.kde(values, custom_lims=limits)
-        ax.fill_between(grid, height, color=COLOURS[0], alpha=0.25, linewidth=0)
-        ax.plot(grid, height, color=COLOURS[0], linewidth=1.5, label="posterior")
+        at, height, _ = array_stats.kde(values, custom_lims=limits)
+        ax.fill_between(at, height, color=COLOURS[0], alpha=0.25, linewidth=0)
+        ax.plot(at, height, color=COLOURS[0], linewidth=1.5, label="posterior")
     lower, upper = np.quantile(values, [0.025, 0.975])
     ax.plot([lower, upper], [0, 0], color=COLOURS[0], linewidth=4, solid_capstyle="butt", clip_on=False)
     ax.set_ylim(bottom=0)
@@ -327,11 +296,11 @@ def groups(result: Result, group: str | None = None) -> Figure:
     shown = np.unique(np.linspace(0, len(term.levels) - 1, MOST_PANELS).astype(int))
     fixed = model.X @ result.beta + (0.0 if model.design.offset is None else model.design.offset)
     fitted = result.fitted.to_numpy()
-    with _style():
+    with style():
         across = min(6, len(shown))
         down = -(-len(shown) // across)
-        figure = _figure(1.6 * across + 0.6, 1.45 * down + 0.7)
-        for ax, level in zip(_grid(figure, len(shown), across, sharex=True, sharey=True), shown, strict=True):
+        figure = blank(1.6 * across + 0.6, 1.45 * down + 0.7)
+        for ax, level in zip(grid(figure, len(shown), across, sharex=True, sharey=True), shown, strict=True):
             rows = np.flatnonzero(term.codes == level)
             rows = rows[np.argsort(x[rows], kind="stable")]
             ax.plot(x[rows], fixed[rows], color=GREY, linewidth=1, linestyle="--")
