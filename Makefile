@@ -13,12 +13,13 @@ CANDIDATES := python3 python3.14 python3.13 python3.12 \
 	$(HOME)/.pyenv/versions/3.12*/bin/python
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-.PHONY: help setup demo test test-fast lint format types layers bench clean
+.PHONY: help setup demo test test-fast lint format types layers docs bench clean
 
 help:
 	@echo "make demo       fit models/sleepstudy three ways; the report goes to out/sleepstudy"
 	@echo "make test       every test;  make test-fast leaves out the slow ones"
 	@echo "make lint       ruff;  make types: mypy;  make layers: who may import whom;  make format"
+	@echo "make docs       the site, its notebooks executed: build/docs/index.html"
 	@echo "make bench      speed against other packages (and lme4, where Rscript has it)"
 	@echo "make clean      remove caches and outputs"
 
@@ -64,6 +65,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/.installed
 	$(call install,bench)
 
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(call install,docs)
+
 demo: setup
 	$(BIN)/bayeslmm fit models/sleepstudy/model.toml --out out/sleepstudy
 
@@ -87,9 +91,13 @@ types: setup
 layers: setup
 	$(BIN)/lint-imports
 
+docs: setup $(VENV)/.docs
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -n -W --keep-going -q docs build/docs
+
 bench: setup $(VENV)/.bench
 	$(BIN)/python tests/speed/bench.py
 
 clean:
-	rm -rf build dist out bayeslmm/exact/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf build dist out docs/api docs/examples docs/models bayeslmm/exact/__pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find bayeslmm tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +

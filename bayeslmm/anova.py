@@ -1,10 +1,10 @@
-"""Likelihood-ratio tests between point fits, with the reference distribution that a variance at its boundary needs."""
+"""Likelihood-ratio tests between point fits, with the reference that a variance at its boundary needs; F tests of one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,11 @@ from bayeslmm.columns import words_in
 from bayeslmm.errors import MethodError
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.formula import Formula, RandomPart
+from bayeslmm.ftests import TermTests, term_tests
 from bayeslmm.model import Model
 from bayeslmm.nesting import mixture_p, p_value, reference, spanned
 from bayeslmm.result import PointFit
-from bayeslmm.table import Page, frame_table
+from bayeslmm.table import Page, frame_table, p_shown
 
 Array = NDArray[np.float64]
 NONE = "<none>"
@@ -51,7 +52,7 @@ class Anova:
         for name in ("npar", "Df"):
             shown[name] = ["" if pd.isna(value) else str(int(value)) for value in shown[name]]
         for name in ("p", "p_mixture"):
-            shown[name] = [_p_shown(value) for value in shown[name]]
+            shown[name] = [p_shown(value) for value in shown[name]]
         for name in [c for c in shown if shown[c].dtype.kind == "f"]:
             shown[name] = ["" if np.isnan(value) else f"{value:.4f}" for value in shown[name]]
         return Page(self.heading, (), ((frame_table("", shown), ""),), self.notes)
@@ -66,43 +67,66 @@ class Anova:
         return self.page().html
 
 
-def anova(*fits: PointFit, refit: bool = True, labels: Sequence[str] | None = None) -> Anova:
-    """Compare models of the same data by likelihood-ratio tests, each with the next smaller one.
+def anova(
+    *fits: PointFit,
+    refit: bool = True,
+    labels: Sequence[str] | None = None,
+    df: str | None = None,
+    type: Literal[1, 2, 3] | None = None,
+) -> Anova | TermTests:
+    """Test the terms of one fit by F, or compare several fits of the same data by likelihood ratios.
 
-    ``Chisq = 2 (logLik − logLik of the row above)``, ``Df`` the difference in parameters. Where models differ only by
-    one variance, with its covariances or alone, the hypothesis that it is 0 lies on the boundary of the parameters and
-    the ratio follows ½χ²(a) + ½χ²(a + 1), a the number of covariances that come with it (Self and Liang 1987, Stram and
-    Lee 1994); ``p_mixture`` is from that, ``p`` from χ²(Df), which is too large there.
+    One fit: an F test for each term of the fixed part, `bayeslmm.ftests.term_tests`; type 1 adjusts a term for those
+    before it, type 2 for all but those that contain it, type 3 for all others, whatever the coding of the factors.
+
+    Several fits: each is compared with the next smaller one. ``Chisq = 2 (logLik − logLik of the row above)``, ``Df`` the
+    difference in parameters. Where models differ only by one variance, with its covariances or alone, the hypothesis that
+    it is 0 lies on the boundary of the parameters and the ratio follows ½χ²(a) + ½χ²(a + 1), a the number of covariances
+    that come with it (Self and Liang 1987, Stram and Lee 1994); ``p_mixture`` is from that, ``p`` from χ²(Df), which is
+    too large there.
 
     Parameters
     ----------
     *fits : PointFit
-        Two or more fits by REML or ML, in any order.
+        One fit, or two or more by REML or ML, in any order.
     refit : bool
-        Whether REML fits are refitted by ML. False keeps the restricted likelihoods, which can be compared only between
-        models with the same fixed part.
+        Several fits: whether REML fits are refitted by ML. False keeps the restricted likelihoods, which can be compared
+        only between models with the same fixed part.
     labels : sequence of str, optional
-        Row names in the order given; otherwise the formulas.
+        Several fits: row names in the order given; otherwise the formulas.
+    df : {"satterthwaite", "kenward-roger", "containment", "asymptotic"}, optional
+        One fit: how the denominator degrees of freedom are found; by default "satterthwaite".
+    type : {1, 2, 3}, optional
+        One fit: type of the hypotheses; by default 3.
 
     Returns
     -------
-    Anova
+    TermTests or Anova
+        One fit: ``.table`` with Sum Sq, Mean Sq, NumDF, DenDF, F, p by term; ``.hypotheses``, ``.notes``. Several:
         ``.table`` with npar, AIC, BIC, logLik, deviance, Chisq, Df, p, p_mixture, ordered by npar; ``.notes``.
 
     Raises
     ------
     MethodError
-        Fewer than two fits, other responses or rows, MAP fits, or restricted likelihoods that cannot be compared.
+        No fit, a posterior, options of the other use; one fit: a `df` without meaning for it, or nothing to test; several:
+        other responses or rows, MAP fits, or restricted likelihoods that cannot be compared.
 
     Examples
     --------
     >>> import bayeslmm as bl
     >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "x": [1, 2, 1, 2, 1, 2], "g": list("aabbcc")}
     >>> small, large = bl.Model("y ~ 1 + (1 | g)", data), bl.Model("y ~ x + (1 | g)", data)
+    >>> bl.anova(bl.fit(large)).table[["NumDF", "DenDF", "F"]].round(3)
+       NumDF  DenDF     F
+    x      1    2.0  49.0
     >>> tests = bl.anova(bl.fit(small, "ML"), bl.fit(large, "ML"))
     >>> tests.table["Chisq"].round(3).tolist()[1], tests.table["Df"].tolist()[1]
     (9.716, 1.0)
     """
+    if len(fits) == 1:
+        _check_single(fits[0], refit, labels)
+        return term_tests(fits[0], "satterthwaite" if df is None else df, 3 if type is None else type)
+    _check_several(df, type)
     _check(fits, refit)
     names = _names(fits, labels)
     order = sorted(range(len(fits)), key=lambda i: fits[i].df)
@@ -184,7 +208,7 @@ def ranova(fit: PointFit, *, reduce: bool = True) -> Anova:
 
 def by_ml(fit: PointFit) -> PointFit:
     """The fit, by ML if it was by REML; what was held stays held."""
-    return fit if fit.method == "ML" else fit_model(fit.model, "ML", fixed=dict(fit.fixed) or None)
+    return fit if fit.method != "REML" else fit_model(fit.model, "ML", fixed=dict(fit.fixed) or None)
 
 
 def check_same_data(fits: Sequence[PointFit]) -> None:
@@ -249,6 +273,25 @@ def _convergence_notes(fits: Sequence[PointFit]) -> list[str]:
     return [f"{f.model.formula.text}: not converged; {f.message}." for f in fits if not f.converged]
 
 
+def _check_single(fit: Any, refit: bool, labels: Sequence[str] | None) -> None:
+    given = [name for name, used in (("refit", refit is not True), ("labels", labels is not None)) if used]
+    if given:
+        raise MethodError(f"{' and '.join(given)} belong to a comparison of several fits; anova of one has df and type")
+    if not isinstance(fit, PointFit):
+        raise MethodError(
+            f"anova takes fits of bl.fit, not {type(fit).__name__}; a posterior has no F tests: summary() shows its "
+            "intervals, bl.compare sets it beside a fit"
+        )
+
+
+def _check_several(df: str | None, kind: int | None) -> None:
+    given = [name for name, used in (("df", df), ("type", kind)) if used is not None]
+    if given:
+        raise MethodError(
+            f"{' and '.join(given)} belong to the F tests of one fit; several are compared by likelihood ratio"
+        )
+
+
 def _check(fits: Sequence[Any], refit: bool) -> None:
     for fit in fits:
         _check_fit(fit, "anova")
@@ -274,12 +317,6 @@ def _names(fits: Sequence[PointFit], labels: Sequence[str] | None) -> list[str]:
         return names
     plain = [fit.model.formula.text for fit in fits]
     return [f"{n} [{plain[: i + 1].count(n)}]" if plain.count(n) > 1 else n for i, n in enumerate(plain)]
-
-
-def _p_shown(value: float) -> str:
-    if np.isnan(value):
-        return ""
-    return f"{value:.4f}" if value >= 1e-4 else f"{value:.2e}"
 
 
 def _reduced_fit(fit: PointFit, formula: Formula) -> PointFit:

@@ -224,17 +224,28 @@ def models(
     folder: Annotated[Path | None, typer.Argument(help="Folder of model folders; ./models if not given.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models of a folder, and the further models that each file states."""
-    from bayeslmm.modelfile import read
+    """List the models of a folder: what each is about, the size of its data, its formula and its variants."""
+    from bayeslmm.spec import data_size, read
 
-    specs = [(path.parent.name, read(path)) for path in sorted(_models_folder(folder).glob("*/model.toml"))]
+    specs = {path.parent.name: read(path) for path in sorted(_models_folder(folder).glob("*/model.toml"))}
+    sizes = {name: data_size(spec) for name, spec in specs.items()}
     if as_json:
         keys = ("title", "formula", "names", "source", "licence")
-        _print_json([{"name": name, **{key: getattr(spec, key) for key in keys}} for name, spec in specs])
+        shapes = {
+            name: dict(zip(("rows", "columns"), size or (None, None), strict=True)) for name, size in sizes.items()
+        }
+        _print_json(
+            [
+                {"name": name, **{key: getattr(spec, key) for key in keys}, **shapes[name]}
+                for name, spec in specs.items()
+            ]
+        )
         return
-    for name, spec in specs:
+    for name, spec in specs.items():
+        size = sizes[name]
+        data = f"{size[0]} rows × {size[1]} columns" if size else "data not shipped: give them with --data"
         variants = f"   variants: {', '.join(spec.variants)}" if spec.variants else ""
-        typer.echo(f"{name:<{max(len(name) for name, _ in specs)}}  {spec.title}\n    {spec.formula}{variants}")
+        typer.echo(f"{name:<{max(map(len, specs))}}  {spec.title} ({data})\n    {spec.formula}{variants}")
 
 
 def _models_folder(given: Path | None) -> Path:

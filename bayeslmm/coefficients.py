@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtr
 
-from bayeslmm.degrees import check, contrast_degrees, covariance_of
-from bayeslmm.result import PointFit
+from bayeslmm.degrees import check, covariance_of, row_degrees
+
+if TYPE_CHECKING:
+    from bayeslmm.result import PointFit
 
 
 def coefficients(fit: PointFit, df: str = "satterthwaite") -> pd.DataFrame:
@@ -43,9 +47,9 @@ def coefficients(fit: PointFit, df: str = "satterthwaite") -> pd.DataFrame:
     """
     check(fit, df)
     se = fit.beta_sd if df != "kenward-roger" else np.sqrt(np.diag(covariance_of(fit, df)))
-    rows = np.eye(len(fit.beta))
-    degrees = np.array([contrast_degrees(fit, row, df).denominator_df for row in rows])
-    t = fit.beta / se
+    degrees = row_degrees(fit, np.eye(len(fit.beta)), df)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = fit.beta / se
     tail = ndtr(-np.abs(t)) if df == "asymptotic" else stdtr(degrees, -np.abs(t))
     columns = {"estimate": fit.beta, "se": se, "df": degrees, "t": t, "p": 2.0 * tail}
     return pd.DataFrame(columns, index=fit.fixef.index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +16,9 @@ from bayeslmm.exact.gaussian import INTEGRATED, JOINT, level
 from bayeslmm.exact.pullback import pullback
 from bayeslmm.kenward import KenwardRoger, kenward_roger
 from bayeslmm.model import Model
-from bayeslmm.result import PointFit
+
+if TYPE_CHECKING:
+    from bayeslmm.result import PointFit
 
 Array = NDArray[np.float64]
 METHODS = ("satterthwaite", "kenward-roger", "containment", "asymptotic")
@@ -29,6 +31,7 @@ CONSTANT = 1.5e-8
 
 _KENWARD_ROGER: WeakKeyDictionary[PointFit, KenwardRoger] = WeakKeyDictionary()
 _SATTERTHWAITE: WeakKeyDictionary[PointFit, Satterthwaite] = WeakKeyDictionary()
+_BACK: WeakKeyDictionary[Model, Array] = WeakKeyDictionary()
 
 
 class Contrast(NamedTuple):
@@ -39,6 +42,7 @@ class Contrast(NamedTuple):
     numerator_df: int  # rank of the combinations
     denominator_df: float
     F: float
+    scale: float = 1.0  # by which Kenward and Roger multiply F, already in it
 
     @property
     def p(self) -> float:
@@ -49,7 +53,7 @@ class Contrast(NamedTuple):
 
 
 class Satterthwaite(NamedTuple):
-    """What the approximation needs, β in the scale of Q and of the products."""
+    """What the approximation needs, β in the scale of Q, y in that of the products."""
 
     covariance: Array  # (p, p)
     slopes: Array  # (m, p, p) its derivatives in the variance parameters
@@ -108,8 +112,42 @@ def contrast_degrees(fit: PointFit, L: Any, df: str = "satterthwaite") -> Contra
     basis, q = _independent(rows @ fit.beta_covariance @ rows.T)
     reduced = basis @ rows
     wald = float(basis @ estimate @ np.linalg.solve(basis @ covariance @ basis.T, basis @ estimate))
-    degrees, scaling = _DEGREES[df](fit, reduced)
-    return Contrast(estimate, covariance, q, degrees, scaling * wald / q)
+    degrees, scale = _DEGREES[df](fit, reduced)
+    return Contrast(estimate, covariance, q, degrees, scale * wald / q, scale)
+
+
+def row_degrees(fit: PointFit, L: Any, df: str = "satterthwaite") -> Array:
+    """Degrees of freedom (q,) of the t test of each row of L by itself.
+
+    Parameters
+    ----------
+    fit : PointFit
+        A fit by REML or ML (asymptotic also: MAP).
+    L : array_like (q, p)
+        Weights of the coefficients, in the order of `fit.fixef`.
+    df : {"satterthwaite", "kenward-roger", "containment", "asymptotic"}
+
+    Returns
+    -------
+    ndarray (q,)
+
+    Raises
+    ------
+    MethodError
+        An unknown `df`, or a fit that the method has no meaning for.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> fit = bl.fit(bl.load("models/tablets_missing"))
+    >>> row_degrees(fit, [[1, 0], [0, 1], [1, 1]]).round(2).tolist()
+    [25.81, 11.7, 25.81]
+    """
+    check(fit, df)
+    rows = np.atleast_2d(np.asarray(L, float))
+    if df == "satterthwaite":
+        return _satterthwaite_each(fit, rows)
+    return np.array([_DEGREES[df](fit, row[None])[0] for row in rows])
 
 
 def covariance_of(fit: PointFit, df: str) -> Array:
@@ -124,15 +162,15 @@ def check(fit: PointFit, df: str) -> None:
     """Raise where a method is unknown or has no meaning for the fit."""
     if df not in METHODS:
         raise MethodError(f"df={df!r} is not known; use {', '.join(repr(name) for name in METHODS)}")
-    if not isinstance(fit, PointFit):
+    if not all(hasattr(fit, name) for name in ("method", "theta", "beta_root")):
         raise MethodError(
             f"degrees of freedom belong to a fit by REML or ML, bl.fit(model); got {type(fit).__name__}. "
             "A posterior needs none: its summary() has the intervals"
         )
     if df == "asymptotic":
         return
-    if fit.method == "MAP":
-        raise MethodError(f'df={df!r} is for a fit by REML or ML; for MAP use df="asymptotic" or a posterior')
+    if fit.method not in ("REML", "ML"):
+        raise MethodError(f'df={df!r} is for a fit by REML or ML; for {fit.method} use df="asymptotic" or a posterior')
     if df == "kenward-roger" and fit.method != "REML":
         raise MethodError('df="kenward-roger" needs a REML fit: refit with bl.fit(model, "REML")')
     if df in ("satterthwaite", "kenward-roger") and fit.fixed:
@@ -154,7 +192,9 @@ def _independent(V: Array) -> tuple[Array, int]:
 
 def _back(model: Model) -> Array:
     """β = β_ols + back @ β_Q y_scale."""
-    return np.linalg.inv(model.products.R)
+    if model not in _BACK:
+        _BACK[model] = np.linalg.inv(model.products.R)
+    return _BACK[model]
 
 
 def _asymptotic(fit: PointFit, L: Array) -> tuple[float, float]:
@@ -163,6 +203,11 @@ def _asymptotic(fit: PointFit, L: Array) -> tuple[float, float]:
 
 def _satterthwaite_df(fit: PointFit, L: Array) -> tuple[float, float]:
     """Rows of L are uncorrelated combinations."""
+    return _joined(_satterthwaite_each(fit, L)), 1.0
+
+
+def _satterthwaite_each(fit: PointFit, L: Array) -> Array:
+    """Degrees of freedom (q,) of each row; Lβ in units of the response's scale, so that nothing overflows."""
     if fit not in _SATTERTHWAITE:
         _SATTERTHWAITE[fit] = satterthwaite(fit)
     parts = _SATTERTHWAITE[fit]
@@ -170,7 +215,8 @@ def _satterthwaite_df(fit: PointFit, L: Array) -> tuple[float, float]:
     variance = np.einsum("qi,ij,qj->q", rows, parts.covariance, rows)
     g = np.einsum("qi,mij,qj->qm", rows, parts.slopes, rows)
     uncertainty = np.einsum("qm,mk,qk->q", g, parts.spread, g)
-    return _joined(2.0 * variance**2 / uncertainty), 1.0
+    with np.errstate(divide="ignore"):  # no uncertainty: infinite degrees of freedom
+        return np.asarray(2.0 * variance**2 / uncertainty)
 
 
 def _joined(nu: Array) -> float:
@@ -248,7 +294,7 @@ def _deviance_slopes(model: Model, theta: Array, log_sigma: float, mode: int) ->
     lam = products.lam(theta)
     bar = pullback(s, lam, where.factor, found.gbar, found.Gbar) if len(lam) else np.empty(0)
     gradient = -2.0 * np.append(products.theta_bar(bar), found.sigma_bar * sigma)
-    return gradient, sigma**2 * np.linalg.inv(where.S[:p, :p]) * products.y_scale**2
+    return gradient, sigma**2 * np.linalg.inv(where.S[:p, :p])
 
 
 def _kenward_roger(fit: PointFit) -> KenwardRoger:

@@ -16,6 +16,7 @@ from bayeslmm.covariance import STRUCTURES
 from bayeslmm.encoding import encode, encode_again, finite, independent, numbers, public_name, recoder, unknown_name
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula import Formula, RandomPart
+from bayeslmm.response import response
 from bayeslmm.terms import FixedBlock, RandomTerm
 
 Array = NDArray[np.float64]
@@ -64,6 +65,10 @@ class Design:
         Positions in the table of the rows used.
     n_dropped : int
         Rows left out because a needed value is missing.
+    trials : ndarray (n,) or None
+        Trials of a binomial response.
+    response_levels : tuple of str
+        The levels of a response that is a factor: what counts as 0 and what as 1.
     """
 
     formula: Formula
@@ -75,6 +80,8 @@ class Design:
     rows: NDArray[np.intp]
     n_dropped: int
     specs: Mapping[str, Any] = field(repr=False)
+    trials: Array | None = None
+    response_levels: tuple[str, ...] = ()
 
     @property
     def response(self) -> str:
@@ -135,6 +142,8 @@ def build(
     offset: str | Sequence[float] | None = None,
     contrasts: Mapping[str, str] | None = None,
     missing: str = "drop",
+    binary: bool = False,
+    residual: bool = True,
 ) -> Design:
     """Encode a table for a formula.
 
@@ -150,6 +159,11 @@ def build(
         Coding of a factor: "treatment", "sum", "helmert" or "poly".
     missing : {"drop", "error"}
         What to do with rows where a needed value is missing.
+    binary : bool
+        Whether a factor of two levels is a response.
+    residual : bool
+        Whether rows have a residual variance of their own, from which that of a term with as many levels as rows could
+        not be told apart.
 
     Returns
     -------
@@ -181,11 +195,12 @@ def build(
         if one_level(frame[name]):
             raise DataError(f"factor {name!r} has one level in the rows used; take it out of the formula")
     recode = recoder(contrasts or {}, frame)
-    response, fixed, spec = _response(formula, frame), *_fixed(formula, frame, recode)
-    random, specs = _random_terms(formula, frame, recode)
+    found = response(formula, frame, binary=binary)
+    fixed, spec = _fixed(formula, frame, recode)
+    random, specs = _random_terms(formula, frame, recode, residual)
     return Design(
         formula,
-        response,
+        found.y,
         fixed,
         random,
         _weights(frame),
@@ -193,6 +208,8 @@ def build(
         np.flatnonzero(keep),
         int((~keep).sum()),
         {**specs, "fixed": spec, "columns": tuple(frame.columns)},
+        found.trials,
+        found.levels,
     )
 
 
@@ -259,10 +276,6 @@ def _drop_unused_levels(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _response(formula: Formula, frame: pd.DataFrame) -> Array:
-    return numbers(formula.response.strip("`"), frame, formula)
-
-
 def _offset(formula: Formula, frame: pd.DataFrame) -> Array | None:
     parts = [numbers(text, frame, formula) for text in formula.offsets]
     if OFFSET in frame:
@@ -295,7 +308,7 @@ def _fixed(formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str]) 
 
 
 def _random_terms(
-    formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str]
+    formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str], residual: bool
 ) -> tuple[tuple[RandomTerm, ...], dict[str, Any]]:
     specs: dict[str, Any] = {}
     terms: list[RandomTerm] = []
@@ -305,13 +318,13 @@ def _random_terms(
             grouped[part.group] = factorize(frame, part.group)
         matrix = encode(recode(part.effects), frame, formula)
         specs[part.effects] = matrix.model_spec
-        terms.append(_random_term(part, matrix, *grouped[part.group]))
+        terms.append(_random_term(part, matrix, *grouped[part.group], residual))
     _check_repeats(terms, formula)
     return tuple(terms), specs
 
 
 def _random_term(
-    part: RandomPart, matrix: formulaic.ModelMatrix, codes: NDArray[np.intp], levels: tuple[str, ...]
+    part: RandomPart, matrix: formulaic.ModelMatrix, codes: NDArray[np.intp], levels: tuple[str, ...], residual: bool
 ) -> RandomTerm:
     effects = tuple(public_name(name) for name in matrix.columns)
     if not effects:
@@ -322,7 +335,7 @@ def _random_term(
         raise DataError(f"the random effect {empty[0]!r} on {part.name!r} is zero in every row; remove it")
     if len(levels) < 2:
         raise DataError(f"grouping factor {part.name!r} has one level; a variance between groups needs at least two")
-    if len(levels) * len(effects) >= len(codes):
+    if residual and len(levels) * len(effects) >= len(codes):
         raise DataError(
             f"{len(levels)} levels x {len(effects)} effects of {part.name!r} are as many as the {len(codes)} rows: its "
             "variance and the residual's cannot be told apart. Remove the term, or an effect of it"

@@ -171,7 +171,8 @@ def _of_point(fit: PointFit, label: str) -> Estimates:
 
 def _wald(natural: Array, corr: NDArray[np.bool_], reach: Array) -> Array:
     z = np.arctanh(np.where(corr, np.clip(natural, -1 + EDGE, 1 - EDGE), 0.0))
-    return np.where(corr, np.tanh(z + reach), natural * np.exp(np.where(corr, 0.0, reach)))
+    with np.errstate(over="ignore"):  # a variance near 0 whose logarithm nothing is known about: inf
+        return np.where(corr, np.tanh(z + reach), natural * np.exp(np.where(corr, 0.0, reach)))
 
 
 def _edges(model: Model, natural: Array) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

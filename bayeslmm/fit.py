@@ -14,14 +14,17 @@ from bayeslmm.direct import Direct
 from bayeslmm.errors import ExactFitError, MethodError
 from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, NO_RESIDUAL, criterion_gradient, level, profile
+from bayeslmm.exact.laplace import laplace
+from bayeslmm.generalized import fit_generalized
 from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
 from bayeslmm.optimise import Objective, Optimum, minimise
+from bayeslmm.quasi import fit_quasi
 from bayeslmm.result import PointFit, coefficient_root
 from bayeslmm.threads import THREADS_FROM, one_thread
 
 Array = NDArray[np.float64]
-Method = Literal["REML", "ML", "MAP"]
+Method = Literal["REML", "ML", "MAP", "Laplace", "AGHQ", "PQL"]
 # A relative standard deviation (effect column scaled to root mean square 1) at which the residual is nothing; and one
 # from which a search that comes to no end is on its way there.
 LARGEST_THETA, ENDLESS_THETA = 1e5, 1e4
@@ -31,13 +34,16 @@ LITTLE = 1e-9
 
 def fit(
     model: Model,
-    method: Method = "REML",
+    method: Method | None = None,
     *,
     start: Array | None = None,
     fixed: Mapping[str, float] | None = None,
     fixef: Literal["integrated", "joint"] = "integrated",
+    nodes: int | None = None,
+    information: Literal["observed", "expected"] | None = None,
+    fast: bool = False,
 ) -> PointFit:
-    """Estimate a Gaussian mixed model by REML, ML or MAP.
+    """Estimate a mixed model by REML, ML or MAP; of another family than the Gaussian by Laplace's approximation.
 
     ML maximises the marginal density of y over (β, θ, σ); REML over (θ, σ) with β integrated over a flat prior; MAP
     maximises the posterior density of the natural parameters (sd, correlations, σ; and β if ``fixef="joint"``) without
@@ -47,8 +53,10 @@ def fit(
     ----------
     model : Model
         What to fit.
-    method : {"REML", "ML", "MAP"}
-        The criterion.
+    method : {"REML", "ML", "MAP", "Laplace", "AGHQ", "PQL"}, optional
+        The criterion: of a Gaussian model one of the first three, REML if not given; of another family how the effects are
+        integrated out: Laplace's approximation (the default), adaptive Gauss-Hermite quadrature, or penalised
+        quasi-likelihood (see `bayeslmm.generalized.fit_generalized`).
     start : ndarray, optional
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional
@@ -56,6 +64,12 @@ def fit(
         ``"corr_Subject[Intercept, Days]"`` where a term has two effects.
     fixef : {"integrated", "joint"}
         For MAP: β integrated out, or maximised with the rest.
+    nodes : int, optional
+        For AGHQ: nodes per dimension.
+    information : {"observed", "expected"}, optional
+        For Laplace and AGHQ: the curvature used where the link is not canonical; observed if not given.
+    fast : bool
+        For Laplace: β at the mode together with the effects.
 
     Returns
     -------
@@ -77,12 +91,14 @@ def fit(
     """
     if not isinstance(model, Model):
         raise MethodError(f"fit takes a Model, bl.fit(bl.Model(formula, data)); got {type(model).__name__}")
-    if method not in ("REML", "ML", "MAP"):
-        raise MethodError(f'method={method!r} is not known for a Gaussian model; use "REML", "ML" or "MAP"')
-    if fixef not in ("integrated", "joint"):
-        raise MethodError(f'fixef={fixef!r} is not known; use "integrated" or "joint"')
-    if fixef == "joint" and method != "MAP":
-        raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
+    if model.family != "gaussian":
+        if fixed or fixef != "integrated":
+            raise MethodError("fixed= and fixef= are for Gaussian models")
+        return _fit_other(model, method or "Laplace", start, nodes, information, fast)
+    if nodes is not None or information is not None or fast:
+        raise MethodError("nodes=, information= and fast= are for families other than the Gaussian")
+    method = method or "REML"
+    _check_gaussian(method, fixef)
     begin = _start(model, start)
     with one_thread(model.products.structure.rest_size < THREADS_FROM), compilation_notice(criterion_gradient):
         if fixed:
@@ -90,6 +106,31 @@ def fit(
         if method == "MAP":
             return _fit_map(model, fixef, begin)
         return _fit_profiled(model, method, begin)
+
+
+def _check_gaussian(method: str, fixef: str) -> None:
+    if method not in ("REML", "ML", "MAP"):
+        raise MethodError(f'method={method!r} is not known for a Gaussian model; use "REML", "ML" or "MAP"')
+    if fixef not in ("integrated", "joint"):
+        raise MethodError(f'fixef={fixef!r} is not known; use "integrated" or "joint"')
+    if fixef == "joint" and method != "MAP":
+        raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
+
+
+def _fit_other(
+    model: Model, method: str, start: Array | None, nodes: int | None, information: str | None, fast: bool
+) -> PointFit:
+    """Any family but the Gaussian."""
+    if method == "PQL":
+        if nodes is not None or information is not None or fast or start is not None:
+            raise MethodError("PQL takes no start=, nodes=, information= or fast=")
+        return fit_quasi(model)
+    begin = None if start is None else _start(model, start)
+    small = model.structure.rest_size < THREADS_FROM
+    with one_thread(small), compilation_notice(laplace):
+        return fit_generalized(
+            model, method, start=begin, nodes=nodes, information=information or "observed", fast=fast
+        )
 
 
 def _fit_profiled(model: Model, method: str, begin: Array) -> PointFit:

@@ -52,10 +52,19 @@ def to_bambi(model: Model) -> Any:
     text = f"{model.formula.response} ~ {' + '.join([*fixed, *random])}"
     centred = model.priors.centred_intercept
     names = {"np": np, "numpy": np}
-    return bambi.Model(text, frame, priors=_bambi_priors(model), center_predictors=centred, extra_namespace=names)
+    priors = _bambi_priors(model)
+    try:
+        return bambi.Model(text, frame, priors=priors, center_predictors=centred, extra_namespace=names)
+    except Exception as error:  # formulae raises a class of its own for each thing it cannot read
+        raise NotSupportedError(
+            f"Bambi cannot read {text!r} ({type(error).__name__}: {error}); its formulas know fewer functions than "
+            "formulaic's: put the transformed values into a column of the data"
+        ) from error
 
 
 def _check_expressible(model: Model) -> None:
+    if model.family != "gaussian":
+        raise NotSupportedError(f"to_bambi writes Gaussian models only; this one has family={model.family!r}")
     for group in model.groups:
         if model.pairs(group):
             raise NotSupportedError(

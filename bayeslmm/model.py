@@ -12,10 +12,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from bayeslmm.description import describe
 from bayeslmm.design import Design, build
 from bayeslmm.errors import FormulaError, MethodError, NotSupportedError
+from bayeslmm.exact.blocks import Structure, structure
 from bayeslmm.exact.gaussian import Gaussian
 from bayeslmm.exact.products import Products, power_of_two, products, public_order
+from bayeslmm.family import family_of
 from bayeslmm.formula import Formula, parse
 from bayeslmm.priors import Priors, resolve
 from bayeslmm.stages import Stages
@@ -28,6 +31,8 @@ Array = NDArray[np.float64]
 class Model:
     """A hierarchical model and its data: ``y = offset + X beta + Z u + e``, ``u ~ N(0, G)``, ``e ~ N(0, sigma² W⁻¹)``.
 
+    For another family: ``g(E[y | u]) = offset + X beta + Z u``, g the link.
+
     Parameters
     ----------
     formula : str
@@ -35,12 +40,14 @@ class Model:
     data : table
         pandas, Polars or PyArrow table, or a dict of arrays.
     family : str
-        Distribution of the response given the effects; ``"gaussian"``.
+        Distribution of the response given the effects: ``"gaussian"``, ``"bernoulli"``, ``"binomial"`` (with a response
+        ``p(successes, trials)``), ``"poisson"``, ``"negativebinomial"``, ``"gamma"``, ``"wald"`` or ``"beta"``.
     link : str, optional
-        Link function; ``"identity"``.
+        Link function; each family has its default, Bambi's.
     priors : mapping or "flat", optional
         Keys are coefficient names, ``"fixef"``, ``"sd_Subject"``, ``"sd_Subject[Days]"``, ``"corr_Subject"``, ``"sigma"``.
-        What is not given has Bambi's default scale.
+        What is not given has Bambi's default scale. Of another family its dispersion stands in place of ``"sigma"``:
+        ``"alpha"``, ``"lam"``, ``"kappa"``.
     weights, offset : str or array, optional
         Prior weights (the residual variance of row i is ``sigma**2 / w[i]``) and a known addend; column or array.
     known : mapping, optional
@@ -93,19 +100,22 @@ class Model:
         contrasts: Mapping[str, str] | None = None,
         missing: str = "drop",
     ) -> None:
-        _check_supported(family, link, known)
+        _check_supported(family, priors, known)
         arguments = {
             "formula": formula, "data": data, "family": family, "link": link, "priors": priors, "weights": weights,
             "offset": offset, "known": known, "contrasts": contrasts, "missing": missing,
         }  # fmt: skip
         parsed = parse(formula)
-        design = build(parsed, data, weights=weights, offset=offset, contrasts=contrasts, missing=missing)
+        distribution, gaussian = family_of(family), family == "gaussian"
+        options: dict[str, Any] = {"weights": weights, "offset": offset, "contrasts": contrasts, "missing": missing}
+        design = build(parsed, data, **options, binary=family == "bernoulli", residual=gaussian)
+        distribution.check(design.response, design.y, design.trials)
         self._set(
             formula=parsed,
             design=design,
             family=family,
-            link=link or "identity",
-            priors=_priors(priors, design),
+            link=distribution.link(link),
+            priors=_priors(priors if gaussian else "flat", design),
             stages=None,
             arguments=arguments,
         )
@@ -284,7 +294,20 @@ class Model:
     @cached_property
     def products(self) -> Products:
         """The cross-products of the data, taken once."""
+        self.require_gaussian()
         return products(self.design)
+
+    def require_gaussian(self) -> None:
+        """Raise for a model of another family, whose random effects do not integrate out exactly."""
+        if self.family != "gaussian":
+            raise NotSupportedError(
+                f"this needs a Gaussian response, whose random effects integrate out exactly; the model's is {self.family}"
+            )
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Which levels meet, and how the factorisation goes about it."""
+        return self.products.structure if self.family == "gaussian" else structure(self.design.random)
 
     @cached_property
     def gaussian(self) -> Gaussian:
@@ -300,58 +323,14 @@ class Model:
         return f"Model({self.formula.text!r}, {self.design.nobs} rows)"
 
     def __str__(self) -> str:
-        return "\n".join([*self._equations(), "", *self._data(), "", *self._prior_lines()])
-
-    def _equations(self) -> list[str]:
-        scale = "σ²" if self.design.weights is None else "σ²/w[i]"
-        fixed = "X[i]·β" if self.design.fixed.names else "0"
-        offset = "offset[i] + " if self.design.offset is not None else ""
-        indices = [re.sub(r"\W", "_", group).lower()[:12] for group in self.groups]
-        random = "".join(f" + z_{g}[i]·u_{g}[{g}[i]]" for g in indices)
-        lines = [
-            f"{self.formula.text}",
-            "",
-            f"stage 1   {self.design.response}[i] ~ Normal({offset}{fixed}{random}, {scale})",
-        ]
-        for group, short in zip(self.groups, indices, strict=True):
-            shapes = ", ".join(f"({', '.join(t.effects)}) {t.covariance.label}" for t in self.terms if t.group == group)
-            lines.append(
-                f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(self.levels(group))};  {shapes}"
-            )
-        if self.stages is not None:
-            lines += ["", str(self.stages)]
-        return lines
-
-    def _data(self) -> list[str]:
-        design = self.design
-        lines = [
-            f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")
-        ]
-        lines.append(f"β         {', '.join(design.fixed.names) or 'none'}")
-        if design.fixed.dropped:
-            lines.append(
-                f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)"
-            )
-        sizes = ", ".join(f"{g}: {len(self.levels(g))} levels x {len(self.effects(g))}" for g in self.groups)
-        lines.append(f"u         {sizes or 'none'}")
-        lines.append(f"blocks    {self.products.structure}")
-        return lines
-
-    def _prior_lines(self) -> list[str]:
-        rows = self.priors.describe()
-        width = max(len(name) for name, _, _ in rows)
-        return ["priors (for the posterior and MAP)"] + [f"  {n:<{width}}  {p}  ({w})" for n, p, w in rows]
+        return describe(self)
 
 
-def _check_supported(family: str, link: str | None, known: Mapping[str, Any] | None) -> None:
-    if family != "gaussian":
-        raise NotSupportedError(f'family={family!r} cannot be fitted yet; this version has family="gaussian"')
-    if link not in (None, "identity"):
-        raise NotSupportedError(
-            f'link={link!r} cannot be fitted for the gaussian family; use "identity", or transform y'
-        )
+def _check_supported(family: str, priors: Any, known: Mapping[str, Any] | None) -> None:
     if known:
         raise NotSupportedError("known covariances across levels (known=) cannot be fitted yet; leave it out")
+    if family != "gaussian" and priors not in (None, "flat"):
+        raise NotSupportedError(f"priors cannot be given yet to a model of the {family} family; leave them out")
 
 
 def _priors(given: Any, design: Design) -> Priors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from bayeslmm.errors import MethodError
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
@@ -154,3 +156,29 @@ def _random_reference(fewer: list[_Block], more: list[_Block]) -> Reference:
             True, None, "more than one variance is added, for which no mixture is known: p is from χ², and too large"
         )
     return Reference(True, None, "whether the random parts are nested cannot be seen: p is from χ² as if they were")
+
+
+def check_same_response(models: Sequence[Model]) -> None:
+    """Raise unless the models are of the same response and rows; their weights may differ.
+
+    Parameters
+    ----------
+    models : sequence of Model
+
+    Raises
+    ------
+    MethodError
+        What differs.
+    """
+    first = models[0].design
+    for design in (model.design for model in models[1:]):
+        if design.response != first.response:
+            raise MethodError(
+                f"the models have different responses: {first.response!r} and {design.response!r}; densities of different "
+                "variables cannot be compared"
+            )
+        if not (np.array_equal(design.rows, first.rows) and np.array_equal(design.y, first.y)):
+            raise MethodError(
+                f"the models are of different rows ({first.nobs} and {design.nobs} used): build both from the same table, "
+                "without the rows where either lacks a value"
+            )

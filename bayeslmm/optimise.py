@@ -35,6 +35,10 @@ STEP, FALL = 1e-5, 1e-6
 # Slope of the objective along an effect without variance, at which it takes part in another effect's variation.
 SLOPE = 1e-5
 LARGEST = 1e6
+# Newton decrements travelled since the Hessian was taken, above which it is taken anew where it gives standard errors.
+STALE = 1e-8
+# Relative fall of the objective at which a search for a start ends.
+ROUGH = 1e-5
 MAX_RESTARTS = 10
 
 
@@ -85,7 +89,12 @@ class _Counted:
 
 
 def minimise(
-    objective: Objective, start: Array, covariances: Sequence[Covariance] = (), scale: Array | None = None
+    objective: Objective,
+    start: Array,
+    covariances: Sequence[Covariance] = (),
+    scale: Array | None = None,
+    *,
+    near: bool = False,
 ) -> Optimum:
     """Minimise an objective over theta.
 
@@ -100,6 +109,8 @@ def minimise(
         Which entries make up which factor λ.
     scale : ndarray (m,) or (m, m), optional
         Natural size of each entry, or the matrix that takes the search's coordinates to theta (`Model.theta_basis`).
+    near : bool
+        Whether the start is so near that Newton's steps can begin there.
 
     Returns
     -------
@@ -119,10 +130,11 @@ def minimise(
         value, gradient = objective(x)
         return Optimum(x, value, gradient, np.zeros((0, 0)), layout.free(x), True, "nothing to optimise", 1)
     back = np.linalg.inv(basis)
-    x, tight = back @ x, False
+    x, tight, fresh = back @ x, False, False
     for _ in range(MAX_RESTARTS):
-        x, message = _descend(counted, x, layout, tight)
-        end = _newton(counted, x, layout)
+        x, message = _descend(counted, x, layout, tight, near)
+        fresh, near = fresh or near, False
+        end = _newton(counted, x, layout, fresh)
         again = None if message else _again(counted, end, layout)
         if again is None and not tight and (message or _verdict(end)):
             again, tight = end.x, True
@@ -166,10 +178,10 @@ def _rescaled(objective: Objective, x: Array, basis: Array) -> tuple[float, Arra
     return value, basis.T @ gradient
 
 
-def _descend(counted: _Counted, x: Array, layout: Layout, tight: bool) -> tuple[Array, str]:
+def _descend(counted: _Counted, x: Array, layout: Layout, tight: bool, near: bool = False) -> tuple[Array, str]:
     """Quasi-Newton runs until no zero can be left downhill; a message where that does not end."""
-    for _ in range(MAX_RESTARTS):
-        x = _quasi_newton(counted, x, layout, tight)
+    for run in range(MAX_RESTARTS):
+        x = layout.canonical(x) if near and run == 0 else _quasi_newton(counted, x, layout, tight)
         x = _try_zeros(counted, x, layout)
         away = _leave_zero(counted, x, layout)
         away = _turn(counted, x, layout) if away is None else away
@@ -177,6 +189,19 @@ def _descend(counted: _Counted, x: Array, layout: Layout, tight: bool) -> tuple[
             return x, ""
         x = away
     return x, "a variance keeps moving to and from zero; try other start values or a simpler random part"
+
+
+def approach(objective: Objective, start: Array, covariances: Sequence[Covariance], scale: Array) -> Array:
+    """A point near the minimiser, by a short quasi-Newton run."""
+    if not len(start):
+        return start
+    back, layout = np.linalg.inv(scale), Layout(covariances, len(start))
+    bounds = list(zip(layout.lower, np.full(len(start), np.inf), strict=True))
+    found = minimize(
+        lambda x: _rescaled(objective, x, scale), back @ start, jac=True, method="L-BFGS-B", bounds=bounds,
+        options={"maxiter": 50, "ftol": ROUGH, "gtol": 1e-1},
+    )  # fmt: skip
+    return np.asarray(scale @ layout.canonical(np.asarray(found.x)))
 
 
 def _quasi_newton(counted: _Counted, x: Array, layout: Layout, tight: bool) -> Array:
@@ -262,12 +287,12 @@ def _mirrored(x: Array, place: int, layout: Layout) -> Array:
     return x
 
 
-def _newton(counted: _Counted, x: Array, layout: Layout) -> _End:
-    """Newton steps on the free entries, with the Hessian by differences of the exact gradient."""
+def _newton(counted: _Counted, x: Array, layout: Layout, fresh: bool) -> _End:
+    """Newton steps on the free entries, with the Hessian by differences of the exact gradient; `fresh`: of the end point."""
     value, gradient = counted(x)
     free = layout.free(x)
     hessian = _hessian(counted, x, gradient, free)
-    decrement = np.inf
+    decrement, travelled = np.inf, 0.0
     for _ in range(25):
         if not free.any():
             return _End(x, value, gradient, hessian, free, 0.0, True)
@@ -282,8 +307,11 @@ def _newton(counted: _Counted, x: Array, layout: Layout) -> _End:
         if best is None:
             break
         x, value, gradient = best
+        travelled += decrement
         if decrement > min(1e-4, 0.01 * previous):
-            hessian = _hessian(counted, x, gradient, free)
+            hessian, travelled = _hessian(counted, x, gradient, free), 0.0
+    if fresh and travelled > STALE:
+        hessian = _hessian(counted, x, gradient, free)
     return _End(x, value, gradient, hessian, free, decrement, True)
 
 

@@ -16,7 +16,10 @@ from bayeslmm.errors import DataError, MethodError, UnseenLevelError
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.exact.leverage import leverage
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.generalized_predict import Predictor, predicted, uncertainty
 from bayeslmm.model import Model
+from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, Result
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def predict(
     *,
     groups: Literal["conditional", "population", "new"] = "conditional",
     interval: float | None = 0.95,
-    kind: Literal["mean", "response"] = "mean",
+    kind: Literal["mean", "response", "link"] = "mean",
     unseen: Literal["error", "new"] = "error",
     seed: Any = None,
     weights: str | float | Sequence[float] | None = None,
@@ -60,8 +63,10 @@ def predict(
         Known groups with their own effects; every effect 0; or every group a new one, its effects integrated over.
     interval : float or None
         Probability of the interval; None leaves it out.
-    kind : {"mean", "response"}
-        The mean of the response, or a new observation of it: adds the residual variance σ²/w.
+    kind : {"mean", "response", "link"}
+        The mean of the response; or a new observation of it, which adds the residual variance σ²/w (Gaussian models); or
+        the linear predictor. For another family than the Gaussian ``"mean"`` is g⁻¹(η), and averaged over the effects
+        that are integrated over, E g⁻¹(η); with ``groups="population"`` g⁻¹(Xβ), which is its median.
     unseen : {"error", "new"}
         What ``groups="conditional"`` does with a level that was not fitted: refuse it, or integrate over its effects.
     seed : int or Generator, optional
@@ -103,6 +108,8 @@ def predict(
         rows = rows._replace(groups=unknown)
     elif unseen == "error":
         _refuse_unseen(rows)
+    if isinstance(result, GeneralizedFit):
+        return _generalized(result, rows, tail, kind)
     if isinstance(result, PointFit):
         return _at_point(result, rows, tail, response)
     return _over_draws(cast("Posterior", result), rows, tail, response, generator(seed))
@@ -111,7 +118,8 @@ def predict(
 def _check(result: Any, groups: str, kind: str, unseen: str) -> None:
     if not isinstance(result, Result):
         raise MethodError(f"predict takes a PointFit or a Posterior, not {type(result).__name__}; fit or sample first")
-    choices = {"groups": ("conditional", "population", "new"), "kind": ("mean", "response"), "unseen": ("error", "new")}
+    kinds = ("mean", "response", "link")
+    choices = {"groups": ("conditional", "population", "new"), "kind": kinds, "unseen": ("error", "new")}
     for name, value in (("groups", groups), ("kind", kind), ("unseen", unseen)):
         if value not in choices[name]:
             raise MethodError(f"{name}={value!r} is not known; use " + " or ".join(repr(c) for c in choices[name]))
@@ -222,6 +230,29 @@ def _refuse_unseen(rows: Rows) -> None:
                 f"{name!r} has level {str(group.labels[first])!r} in row {first} of the new data, not seen in the fit; "
                 'unseen="new" integrates over its effects, groups="population" leaves all effects out'
             )
+
+
+def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str) -> pd.DataFrame:
+    """Another family: on the scale of the link or of the mean."""
+    if kind == "response":
+        raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
+    integrated = np.zeros(len(rows.X))
+    for name, group in rows.groups.items():
+        factor = fit.group_sd[name][:, None] * psd_factor(fit.group_corr[name])
+        integrated += np.where(group.codes < 0, np.sum((group.columns @ factor) ** 2, axis=1), 0.0)
+    if isinstance(fit, QuasiFit):
+        table = _at_point(fit.last, rows, None, False)
+        eta, variance = table["mean"].to_numpy(), table["se"].to_numpy() ** 2 - integrated
+    else:
+        eta = rows.offset + rows.X @ fit.beta
+        for name, group in rows.groups.items():
+            effect = np.einsum("nk,nk->n", group.columns, fit.group_ranef[name][group.codes])
+            eta += np.where(group.codes >= 0, effect, 0.0)
+        found = [rows.groups[f.group] for f in fit.model.structure.factors if rows.groups]
+        given = uncertainty(fit, rows.X, [g.columns for g in found], [g.codes for g in found])
+        variance = given.effects + np.sum((given.x @ fit.beta_root.T) ** 2, axis=1)
+    at = Predictor(eta, np.sqrt(np.maximum(variance, 0.0)), integrated)
+    return pd.DataFrame(predicted(fit.model.link, at, kind, tail), index=rows.index)
 
 
 def _at_point(fit: PointFit, rows: Rows, tail: float | None, response: bool) -> pd.DataFrame:

@@ -131,6 +131,24 @@ class Result(ABC):
     def summary(self) -> Any:
         """A summary to print."""
 
+    def plot(self, kind: str | None = None, **options: Any) -> Any:
+        """Draw a figure of one kind: "groups", "caterpillar", "shrinkage", …; `bayeslmm.plot.draw` lists them.
+
+        Parameters
+        ----------
+        kind : str, optional
+            "groups" if not given, "residuals" where there are no groups.
+        **options
+            Of the figure: ``group="Subject"``.
+
+        Returns
+        -------
+        Figure
+        """
+        from bayeslmm.plot import draw
+
+        return draw(self, kind, **options)
+
     @property
     def _coefficients(self) -> pd.Index:
         return pd.Index(self.model.design.fixed.names, dtype=object)
@@ -281,11 +299,39 @@ class PointFit(Result):
         """Conditional covariances (levels, k, k) of each group's effects, given theta, sigma and beta."""
         return conditional_covariances(self.model, self.theta, self.sigma)
 
-    def summary(self) -> str:
-        """A summary in the layout of lme4's."""
-        from bayeslmm.table import point_summary
+    def summary(self, df: str | None = "default") -> str:
+        """A summary in the layout of lme4's, with tests of the coefficients.
 
-        return point_summary(self)
+        Parameters
+        ----------
+        df : {"default", "satterthwaite", "kenward-roger", "containment", "asymptotic"} or None
+            How the degrees of freedom of the t tests are found, see `bayeslmm.coefficients`. By default Satterthwaite's
+            for REML and ML, and z tests for MAP, with parameters held, without convergence, and with more than 500
+            effects outside the largest group, where Satterthwaite's cost as much as the fit; the line under the
+            coefficients says which. None leaves the tests out.
+
+        Returns
+        -------
+        str
+
+        Raises
+        ------
+        MethodError
+            An unknown `df`, or one without meaning for this fit.
+
+        Examples
+        --------
+        >>> import bayeslmm as bl
+        >>> fit = bl.fit(bl.load("models/tablets_missing"))
+        >>> print(fit.summary(df="kenward-roger").partition("Fixed effects:")[2].partition("Correlation")[0].strip())
+        Estimate  Std. Error  t value     df         p
+         Intercept     10.28386     0.09337  110.138  25.81  4.98e-36
+         method[hplc]  -0.07211     0.08962   -0.805  11.70    0.4371
+        df and Std. Error: Kenward and Roger
+        """
+        from bayeslmm.summary import point_summary
+
+        return point_summary(self, df)
 
     def __repr__(self) -> str:
         return f"PointFit({self.model.formula.text!r}, {self.method}, loglik={self.loglik:.4f})"
@@ -294,7 +340,7 @@ class PointFit(Result):
         return self.summary()
 
     def _repr_html_(self) -> str:
-        from bayeslmm.table import point_html
+        from bayeslmm.summary import point_html
 
         return point_html(self)
 

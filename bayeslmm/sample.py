@@ -53,9 +53,6 @@ def sample(
         What to sample.
     draws, tune, chains : int
         Kept draws and warm-up draws of each chain, and how many chains.
-
-    Other Parameters
-    ----------------
     cores : int, optional
         Chains at a time; as many as the machine has. The draws do not depend on it.
     seed : int, optional
@@ -96,6 +93,7 @@ def sample(
         raise MethodError(
             "store= is for the marginal route with closed-form priors; PyMC samples this: save() the result"
         )
+    model.require_gaussian()
     check_proper(model)
     settings: dict[str, Any] = {
         "draws": draws, "tune": tune, "chains": chains, "cores": min(cores or os.cpu_count() or 1, chains),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from bayeslmm.covariance import psd_factor
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.densities import means
+from bayeslmm.family import LINKS, family_of
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.predict import Rows, covariance_factors, generator, rows_of
+from bayeslmm.response import trials_of
 from bayeslmm.result import PointFit, Result
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ def simulate(
 ) -> pd.DataFrame:
     """Draw responses ``y = offset + Xβ + Zu + e``, ``u ~ N(0, Σ)`` for each level, ``e ~ N(0, σ²/w)``.
 
+    Of another family: responses with mean ``g⁻¹(offset + Xβ + Zu)``; of a binomial one the successes.
+
     Parameters
     ----------
     source : PointFit, Posterior or Model
@@ -48,8 +54,9 @@ def simulate(
         Effects drawn anew in each simulation, or those of the fit (conditional modes; a posterior's own draw). Levels
         that were not fitted are drawn in either case.
     parameters : mapping, optional
-        For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``,
-        in the order of the model or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``, ``{"Intercept, Days": 0.1}``.
+        For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``
+        (of another family its dispersion: ``"alpha"``, ``"kappa"``, ``"lam"``, or nothing), in the order of the model
+        or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``, ``{"Intercept, Days": 0.1}``.
     data : table, optional
         New rows with the predictors; without it the rows of the model.
     weights, offset : str, float or array, optional
@@ -81,9 +88,10 @@ def simulate(
     rows = rows_of(model, data, weights=weights, offset=offset)
     levels = {name: _levels(rows, name, groups == "conditional") for name in rows.groups}
     truths = _truths(source, nsim, parameters, groups == "conditional", rng)
+    respond = _responder(model, rows, data)
     values = np.empty((len(rows.X), nsim), order="F")
     for column, truth in enumerate(truths):
-        values[:, column] = _response(rows, levels, truth, rng)
+        values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth.sigma, rng)
     return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(nsim)])
 
 
@@ -101,7 +109,7 @@ def _check(source: Any, nsim: Any, groups: Any, parameters: Any) -> None:
 
 
 class Truth(NamedTuple):
-    """What one simulation takes for true: β, and by group the effects' covariance factor and the effects themselves."""
+    """What one simulation takes for true: β, by group the effects' covariance factor and the effects, σ or dispersion."""
 
     beta: Array
     factors: Mapping[str, Array]
@@ -124,7 +132,24 @@ def _levels(rows: Rows, name: str, conditional: bool) -> Levels:
     return Levels(of_row, group.codes[first] if conditional else np.full(len(first), -1))
 
 
-def _response(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.random.Generator) -> Array:
+Responder = Callable[[Array, float, np.random.Generator], Array]
+
+
+def _responder(model: Model, rows: Rows, data: Any) -> Responder:
+    """From a linear predictor and σ (or the family's dispersion) to responses."""
+    if model.family == "gaussian":
+        root = 1.0 if rows.weights is None else np.sqrt(rows.weights)
+        return lambda eta, sigma, rng: np.asarray(eta + sigma / root * rng.standard_normal(len(eta)))
+    if rows.weights is not None:
+        raise MethodError(
+            "weights multiply a log density; a response of a given weight cannot be drawn. Leave them out"
+        )
+    family, link = family_of(model.family), LINKS[model.link]
+    trials = model.design.trials if data is None else trials_of(model.formula, data)
+    return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi, 1.0 if trials is None else trials)
+
+
+def _linear_predictor(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.random.Generator) -> Array:
     mean = rows.offset + rows.X @ truth.beta
     for name, (of_row, fitted) in levels.items():
         factor = truth.factors[name]
@@ -132,8 +157,7 @@ def _response(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.ra
         if name in truth.ranef:
             effects = np.where(fitted[:, None] >= 0, truth.ranef[name][fitted], effects)
         mean = mean + np.einsum("nk,nk->n", rows.groups[name].columns, effects[of_row])
-    scale = truth.sigma if rows.weights is None else truth.sigma / np.sqrt(rows.weights)
-    return np.asarray(mean + scale * rng.standard_normal(len(mean)))
+    return np.asarray(mean)
 
 
 def _truths(source: Any, nsim: int, parameters: Any, conditional: bool, rng: np.random.Generator) -> list[Truth]:
@@ -143,7 +167,8 @@ def _truths(source: Any, nsim: int, parameters: Any, conditional: bool, rng: np.
     if isinstance(source, PointFit):
         factors = {g: sd[:, None] * psd_factor(source.group_corr[g]) for g, sd in source.group_sd.items()}
         ranef = source.group_ranef if conditional else {}
-        return [Truth(source.beta, factors, ranef, source.sigma)] * nsim
+        noise = source.dispersion if isinstance(source, GeneralizedFit) else source.sigma
+        return [Truth(source.beta, factors, ranef, noise)] * nsim
     return _drawn_truths(cast("Posterior", source), nsim, conditional, rng)
 
 
@@ -166,10 +191,11 @@ def _given_truth(model: Model, parameters: Any) -> Truth:
     given = dict(parameters) if isinstance(parameters, Mapping) else {}
     _check_names(labels, given, parameters)
     values = {name: _numbers(name, names, given[name]) for name, names in labels.items()}
-    if not values["sigma"][0] > 0:
-        raise MethodError(f"sigma is {values['sigma'][0]:g}; it must be positive")
+    noise = family_of(model.family).dispersion
+    if noise is not None and not values[noise][0] > 0:
+        raise MethodError(f"{noise} is {values[noise][0]:g}; it must be positive")
     factors = {group: _factor(model, group, values) for group in model.groups}
-    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values["sigma"][0]))
+    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values[noise][0]) if noise else 1.0)
 
 
 def _labels(model: Model) -> dict[str, tuple[str, ...]]:
@@ -180,7 +206,8 @@ def _labels(model: Model) -> dict[str, tuple[str, ...]]:
         labels[f"sd_{group}"] = effects
         if model.pairs(group):
             labels[f"corr_{group}"] = tuple(f"{effects[i]}, {effects[j]}" for i, j in model.pairs(group))
-    return labels | {"sigma": ("sigma",)}
+    noise = family_of(model.family).dispersion
+    return labels | ({noise: (noise,)} if noise else {})
 
 
 def _check_names(labels: Mapping[str, tuple[str, ...]], given: Mapping[str, Any], parameters: Any) -> None:

@@ -154,9 +154,17 @@ def table(spec: ModelFile, data: Any = None) -> Any:
     """Return the data of a model file, or the table or file given in their place, with its declared factors."""
     if data is None and not spec.data:
         raise DataError(f'{spec.path} names no data; add a line such as data = "data.csv", or pass data=.')
+    if data is None and not spec.data_path.is_file():
+        origin = f" Where the data come from: {' '.join(spec.source.split())}" if spec.source else ""
+        raise DataError(f"There is no data file {spec.data_path}: put it there, or give the data with data=.{origin}")
     if data is None or isinstance(data, str | os.PathLike):
         data = read_table(spec.data_path if data is None else Path(data), spec.factors)
     return _with_factors(data, spec.factors) if spec.factors else data
+
+
+def data_size(spec: ModelFile) -> tuple[int, int] | None:
+    """Return rows and columns of a model file's data, or None where they are not there."""
+    return read_table(spec.data_path).shape if spec.data and spec.data_path.is_file() else None
 
 
 def read_table(path: Path, factors: Mapping[str, Any] = MappingProxyType({})) -> pandas.DataFrame:

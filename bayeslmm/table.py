@@ -1,4 +1,4 @@
-"""Any result → one page of aligned text, of HTML, or of Markdown. The text of a point fit is laid out as lme4's."""
+"""Tables and pages as aligned text, HTML or Markdown; the parts of a fit's summary; a posterior's page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ Array = NDArray[np.float64]
 SPREAD = 1e4  # values smaller than the largest of their column by more than this do not set the column's decimals
 MOST_DECIMALS = 8
 LARGEST_PLAIN = 1e10
-MOST_CORRELATED = 12  # coefficients whose correlations are still shown
 LABEL = 9  # characters of a coefficient's name above its column of correlations
 WIDTH = 100
 UNDEFINED = "–"
-_METHODS = {"REML": "REML", "ML": "maximum likelihood", "MAP": "maximum a posteriori (MAP)"}
 _STYLE = (
     "<style>.bayeslmm table{border-collapse:collapse;margin:.4em 0 .8em;color:inherit}"
     ".bayeslmm caption{text-align:left;font-weight:600}.bayeslmm tbody th{font-weight:normal}"
@@ -95,48 +93,6 @@ class Page:
         listed = "".join(f"<li>{escape(remark)}</li>" for remark in self.remarks)
         remarks = f"<ul>{listed}</ul>" if listed else ""
         return f'<section class="bayeslmm">{_STYLE}<p>{lines}</p>{tables}{remarks}</section>'
-
-
-def point_summary(fit: PointFit) -> str:
-    """A point fit in the layout of lme4's summary.
-
-    Parameters
-    ----------
-    fit : PointFit
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> import bayeslmm as bl
-    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
-    >>> print(bl.fit(bl.Model("y ~ 1 + (1 | g)", data)).summary().splitlines()[0])
-    Linear mixed model fit by REML
-    """
-    return point_page(fit).text
-
-
-def point_html(fit: PointFit) -> str:
-    """A point fit as HTML tables, in the colours of the page that shows them.
-
-    Parameters
-    ----------
-    fit : PointFit
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> import bayeslmm as bl
-    >>> data = {"y": [1.0, 2.0, 4.0, 5.0, 4.5, 6.0], "g": list("aabbcc")}
-    >>> bl.fit(bl.Model("y ~ 1 + (1 | g)", data))._repr_html_()[:26]
-    '<section class="bayeslmm">'
-    """
-    return point_page(fit).html
 
 
 def posterior_text(post: Posterior) -> str:
@@ -228,7 +184,7 @@ def numbers(values: Iterable[float], digits: int = 4) -> list[str]:
     """Numbers with one count of decimals, enough for `digits` digits of the smallest; powers of ten only if needed."""
     array = np.asarray(list(values), float)
     places = decimals(array, digits)
-    return [_number(float(value), places, digits) for value in array]
+    return [number(float(value), places, digits) for value in array]
 
 
 def decimals(values: Array, digits: int) -> int:
@@ -240,7 +196,8 @@ def decimals(values: Array, digits: int) -> int:
     return max(0, digits - 1 - math.floor(math.log10(smallest)))
 
 
-def _number(value: float, places: int, digits: int) -> str:
+def number(value: float, places: int, digits: int) -> str:
+    """A number to so many decimals, as a power of ten where these would not show it."""
     if not math.isfinite(value):
         return UNDEFINED if math.isnan(value) else f"{value}"
     lost = value != 0 and abs(value) < 10.0 ** (1 - places) / 2
@@ -249,17 +206,8 @@ def _number(value: float, places: int, digits: int) -> str:
     return f"{value:.{places}f}"
 
 
-def point_page(fit: PointFit) -> Page:
-    """What the summary of a point fit says."""
-    mixed = "mixed " if fit.model.groups else ""
-    tables = [(_criteria(fit), ""), (_residuals(fit), ""), (_random(fit), sizes(fit.model))]
-    tables += [(_fixed(fit), "")] if len(fit.beta) else []
-    tables += [(_fixed_correlations(fit), "")] if 1 < len(fit.beta) <= MOST_CORRELATED else []
-    heading = f"Linear {mixed}model fit by {_METHODS[fit.method]}"
-    return Page(heading, tuple(_model_lines(fit.model)), tuple(tables), tuple(_remarks(fit)))
-
-
-def _model_lines(model: Model) -> list[str]:
+def model_lines(model: Model) -> list[str]:
+    """The formula, and where weights and offset come from."""
     given = {label: model.arguments[label.lower()] for label in ("Weights", "Offset")}
     said = {label: v if isinstance(v, str) else "given as an array" for label, v in given.items() if v is not None}
     return [f"Formula: {model.formula.text}", *(f"{label}: {what}" for label, what in said.items())]
@@ -271,33 +219,16 @@ def sizes(model: Model) -> str:
     return f"Number of obs: {model.design.nobs}" + (f", groups: {groups}" if groups else "")
 
 
-def _criteria(fit: PointFit) -> Table:
-    """Likelihood, criteria and degrees of freedom, in one line."""
-    shown = {"AIC": fit.aic, "BIC": fit.bic, "logLik": fit.loglik}
-    shown |= {"log posterior": fit.logposterior} if fit.logposterior is not None else {}
-    shown |= {"REML criterion" if fit.method == "REML" else "deviance": fit.deviance}
-    cells = (*(_number(float(value), 1, 5) for value in shown.values()), str(fit.df), str(fit.nobs - fit.df))
-    return Table("", (*shown, "df", "df.resid"), (cells,), labels=0)
-
-
-def _residuals(fit: PointFit) -> Table:
-    """Five numbers of √w (y − ŷ) / σ."""
-    weights = fit.model.design.weights
-    scaled = fit.residuals.to_numpy() * (1.0 if weights is None else np.sqrt(weights)) / fit.sigma
-    cells = tuple(f"{value:.4f}" for value in np.quantile(scaled, [0, 0.25, 0.5, 0.75, 1]))
-    return Table("Scaled residuals", ("Min", "1Q", "Median", "3Q", "Max"), (cells,), labels=0)
-
-
-def _random(fit: PointFit) -> Table:
+def random_effects(fit: PointFit, residual: bool = True) -> Table:
     """Variances, standard deviations and correlations with the earlier effects of the group."""
     corr = [cells for group in fit.model.groups for cells in _correlations(fit, group)]
     width = max((len(cells) for cells in corr), default=0)
-    sd = np.append(np.concatenate([np.empty(0), *fit.group_sd.values()]), fit.sigma)
+    sd = np.concatenate([np.empty(0), *fit.group_sd.values(), [fit.sigma] * residual])
     effects = {group: enumerate(fit.model.effects(group)) for group in fit.model.groups}
     labels = [("" if i else group, effect) for group, numbered in effects.items() for i, effect in numbered]
     with np.errstate(over="ignore", under="ignore"):
         variance = numbers(sd**2)
-    rows = zip([*labels, ("Residual", "")], variance, numbers(sd), [*corr, []], strict=True)
+    rows = zip([*labels, *[("Residual", "")] * residual], variance, numbers(sd), [*corr, *[[]] * residual], strict=True)
     header = ("Groups", "Name", "Variance", "Std.Dev.", *(["Corr"] + [""] * (width - 1) if width else []))
     cells = tuple((*label, v, s, *c, *[""] * (width - len(c))) for label, v, s, c in rows)
     return Table("Random effects", header, cells, labels=2)
@@ -316,34 +247,21 @@ def _correlations(fit: PointFit, group: str) -> list[list[str]]:
     return [[cell(i, j) for j in range(min(i, last))] for i in range(len(sd))]
 
 
-def _fixed(fit: PointFit) -> Table:
-    estimate, error = fit.beta, fit.beta_sd
-    places = decimals(error, 4)
-    shown = [[_number(float(value), places, 4) for value in column] for column in (estimate, error)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = [_number(float(value), 3, 4) for value in estimate / error]
-    rows = tuple(zip(fit.model.design.fixed.names, *shown, ratio, strict=True))
-    return Table("Fixed effects", ("", "Estimate", "Std. Error", "t value"), rows)
-
-
-def _fixed_correlations(fit: PointFit) -> Table:
+def fixed_correlations(fit: PointFit) -> Table:
+    """Correlations of the coefficients' estimates, lower triangle."""
     names, error = fit.model.design.fixed.names, fit.beta_sd
     with np.errstate(all="ignore"):
         corr = (root := fit.beta_root / error).T @ root
     last = len(names) - 1
-    rows = [(names[i], *(_number(corr[i, j], 3, 4) if j < i else "" for j in range(last))) for i in range(1, last + 1)]
+    rows = [(names[i], *(number(corr[i, j], 3, 4) if j < i else "" for j in range(last))) for i in range(1, last + 1)]
     return Table("Correlation of fixed effects", ("", *(name[:LABEL] for name in names[:-1])), tuple(rows))
 
 
-def _remarks(fit: PointFit) -> list[str]:
-    """What a reader has to know besides the numbers."""
-    held = ", ".join(f"{name} = {value:.6g}" for name, value in fit.fixed.items())
-    map_only = "Mode of the natural parameters (sd, correlations, sigma). AIC and BIC are not defined for MAP."
-    remarks = [map_only] if fit.method == "MAP" else []
-    remarks += [f"Held fixed, not estimated: {held}."] if held else []
-    remarks += left_out(fit.model)
-    remarks += [f"Singular fit: {'; '.join(zeros(fit))}."] if fit.singular else []
-    return remarks + ([] if fit.converged else [f"NOT CONVERGED: {fit.message}"])
+def p_shown(p: float) -> str:
+    """A tail probability: four decimals, powers of ten below, empty where there is none."""
+    if math.isnan(p):
+        return ""
+    return f"{p:.4f}" if p >= 1e-4 else f"{p:.2e}" if p else "<1e-300"
 
 
 def left_out(model: Model) -> list[str]:
@@ -381,7 +299,7 @@ def posterior_page(post: Posterior) -> Page:
     """What the summary of a posterior says."""
     shape = post.data["posterior"].sizes
     how = "random effects integrated out" if post.route == "marginal" else "every random effect sampled"
-    lines = (*_model_lines(post.model), f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
+    lines = (*model_lines(post.model), f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
     table = frame_table("Posterior", _rounded(post.summary()))
     remarks = (*left_out(post.model), *post.diagnostics.sentences)
     return Page("Posterior of a linear mixed model by NUTS", lines, ((table, sizes(post.model)),), remarks)
@@ -393,6 +311,6 @@ def _rounded(summary: pd.DataFrame) -> pd.DataFrame:
 
     def cell(value: float, column: str, sd: float) -> str:
         own = decimals(np.array([value]), 2) if column.startswith("mcse") else decimals(np.array([sd]), 3)
-        return _number(float(value), places.get(column, own), 3)
+        return number(float(value), places.get(column, own), 3)
 
     return summary.apply(lambda c: [cell(v, str(c.name), sd) for v, sd in zip(c, summary["sd"], strict=True)])

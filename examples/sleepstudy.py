@@ -1,4 +1,6 @@
 # %% [markdown]
+# # Sleep deprivation
+#
 # How fast do people slow down without sleep, and how much do they differ?
 #
 # Eighteen people, ten days, one reaction time a day. One model, written once; then REML and ML, the mixed model
@@ -16,7 +18,14 @@ from bayeslmm import plot
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "out/example")
 folder.mkdir(parents=True, exist_ok=True)
-catalogue = Path(globals().get("__file__", "examples/sleepstudy.py")).resolve().parents[1] / "models"
+catalogue = Path(globals().get("__file__", "sleepstudy.ipynb")).resolve().parents[1] / "models"
+
+
+def show(figure, name):
+    """Keep the figure as a file; at the end of a cell it is shown too."""
+    figure.savefig(folder / name, dpi=100)
+    return figure
+
 
 # %% [markdown]
 # ## The model: two stages, or one formula
@@ -43,9 +52,14 @@ print(f"sd by ML are smaller: {ml.sd['Subject'].round(2).to_dict()}, by REML {re
 intercepts = bl.fit(model.update("Reaction ~ Days + (1 | Subject)"), "ML")
 print(f"2 log likelihood ratio for differing slopes: {2 * (ml.loglik - intercepts.loglik):.1f}")
 
-plot.groups(reml).savefig(folder / "groups.png", dpi=100)
-plot.residuals(reml).savefig(folder / "residuals.png", dpi=100)
-plot.caterpillar(reml).savefig(folder / "effects.png", dpi=100)
+# %%
+show(plot.groups(reml), "groups.png")
+
+# %%
+show(plot.residuals(reml), "residuals.png")
+
+# %%
+show(plot.caterpillar(reml), "effects.png")
 
 # %% [markdown]
 # ## The mixed model equations
@@ -68,7 +82,7 @@ print(f"prediction error sd of person 308's slope: {np.sqrt(equations.pev['Subje
 # %%
 limit = bl.limiting_prior(reml)
 print(f"\n{limit}")
-plot.limiting(limit).savefig(folder / "limiting.png", dpi=100)
+show(plot.limiting(limit), "limiting.png")
 
 # %% [markdown]
 # ## The posterior
@@ -80,7 +94,7 @@ post = bl.sample(model, seed=1, progress=False)
 print(f"\n{post}")
 slopes = post.draws("ranef_Subject")[:, :, 1] + post.draws("fixef")[:, [1]]
 print(f"people who speed up with probability above one half: {int(((slopes < 0).mean(axis=0) > 0.5).sum())} of 18")
-plot.density(post, reml).savefig(folder / "posterior.png", dpi=100)
+show(plot.density(post, reml), "posterior.png")
 
 # %% [markdown]
 # ## Side by side
@@ -88,7 +102,7 @@ plot.density(post, reml).savefig(folder / "posterior.png", dpi=100)
 # %%
 comparison = bl.compare(ml, reml, post)
 print(f"\n{comparison}")
-comparison.plot().savefig(folder / "compare.png", dpi=100)
+show(comparison.plot(), "compare.png")
 
 # %% [markdown]
 # ## A new person on day 12

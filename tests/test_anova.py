@@ -255,7 +255,11 @@ def test_what_cannot_be_compared() -> None:
     fit = bl.fit(model)
     data = model.arguments["data"]
     with pytest.raises(MethodError, match="two fits or more"):
-        bl.anova(fit)
+        bl.anova()
+    with pytest.raises(MethodError, match="refit and labels belong to a comparison"):
+        bl.anova(fit, refit=False, labels=["a"])
+    with pytest.raises(MethodError, match="df and type belong to the F tests of one fit"):
+        bl.anova(fit, fit, df="satterthwaite", type=3)
     with pytest.raises(MethodError, match="different rows"):
         bl.anova(fit, bl.fit(model.update(data=data.iloc[:100])))
     with pytest.raises(MethodError, match="different responses"):

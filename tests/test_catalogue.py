@@ -6,20 +6,36 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from classical import classical
+from reference import make_data
 from scipy import stats
 
 import bayeslmm as bl
+from bayeslmm.errors import DataError
+from bayeslmm.refits import Refits
 from bayeslmm.spec import read, table
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
+ELSEWHERE = MODELS.parents[1] / "shared" / "data"  # data that may not be shipped, where somebody has them
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/reference.json"))
 ATTRIBUTES = ("loglik", "deviance", "aic", "bic", "df", "nobs", "sigma", "singular")
 
 
+def data_file(name):
+    """None where the folder holds its data, else the file of the same name elsewhere."""
+    path = read(MODELS / name).data_path
+    if path.is_file():
+        return None
+    if not (ELSEWHERE / path.name).is_file():
+        pytest.skip(f"the data of {name} may not be shipped, and {ELSEWHERE / path.name} is not there")
+    return ELSEWHERE / path.name
+
+
 @cache
 def model_of(name, variant):
-    return bl.load(MODELS / name, variant=variant)
+    return bl.load(MODELS / name, variant=variant, data=data_file(name))
 
 
 @cache
@@ -29,7 +45,12 @@ def fit_of(name, variant, method):
 
 @cache
 def data_of(name):
-    return table(read(MODELS / name))
+    return table(read(MODELS / name), data_file(name))
+
+
+@cache
+def classical_of(name, analysis):
+    return classical(name, analysis, data_of(name))
 
 
 def dense_deviance(model, theta, method):
@@ -73,6 +94,30 @@ def variance_ratio(fit, group):
     return fit.sd[group].iloc[0] ** 2 / fit.sigma**2
 
 
+def overparametrised(model):
+    """The matrix with a column for every level of every fixed factor, as lectures write it, from the cell means of each."""
+    factors = ("treat",) if model.formula.random else ("treat", "block")
+    data = model.arguments["data"]
+    return np.hstack([model.X[:, :1], *(bl.Model(f"y ~ 0 + {name}", data).X for name in factors)])
+
+
+def marginal_covariance(model, sigma, theta):
+    factor = (model.Z @ model.Lambda(np.asarray(theta, float))).toarray()
+    return sigma**2 * (np.eye(len(factor)) + factor @ factor.T)
+
+
+def squared_error(name, values, column):
+    """Sum of squared errors of reconstructed effects, from a column that holds the true ones."""
+    data = data_of(name)
+    truth = data.groupby("individual", observed=True)[column].first()
+    return float(((values - truth) ** 2).sum())
+
+
+def centred_means(case):
+    data = data_of(case[0])
+    return data.groupby("individual", observed=True)["y"].mean() - data["y"].mean()
+
+
 def lrt(case, fit, null):
     return 2 * (fit.loglik - fit_of(case[0], null, case[2]).loglik)
 
@@ -91,6 +136,18 @@ def resolve(case, quantity):
         "population": lambda: list(model.X @ fit.fixef.to_numpy()),
         "fixef_corr": lambda: fixef_corr(fit),
         "sequential_F": lambda: sequential_F(fit),
+        "var_residual": lambda: fit.sigma**2,
+        "containment_df": lambda: dict(bl.coefficients(fit, "containment")["df"]),
+        "containment_p": lambda: dict(bl.coefficients(fit, "containment")["p"]),
+        "X": lambda: model.X,
+        "Z": lambda: model.Z.toarray(),
+        "overparametrised_X": lambda: overparametrised(model),
+        "rank_X": lambda: np.linalg.matrix_rank(overparametrised(model)),
+        "V[sigma=2, sd_block=3]": lambda: marginal_covariance(model, 2.0, [1.5]),
+        "kept_individual": lambda: 1 - 1 / (1 + 3 * variance_ratio(fit, "individual")),
+        "squared_error_ranef[U]": lambda: squared_error(case[0], fit.ranef["individual"]["Intercept"], "U"),
+        "squared_error_means[U]": lambda: squared_error(case[0], centred_means(case), "U"),
+        "marginal_block_bale": lambda: marginal_covariance(model, fit.sigma, fit.theta)[:4, :4],
     }
     if quantity in plain:
         return plain[quantity]()
@@ -118,6 +175,9 @@ def resolve(case, quantity):
 
 
 def lecture_test(case, quantity):
+    if quantity.startswith("bootstrap"):
+        null = fit_of(case[0], quantity.split("[")[1].rstrip("]"), case[2])
+        return bl.bootstrap_test(null, fit_of(*case), nsim=1000, seed=1, progress=False).p
     statistic = lrt(case, fit_of(*case), quantity.split("[")[1].rstrip("]"))
     if not quantity.startswith("lrt_p"):
         return statistic
@@ -149,7 +209,10 @@ def aligned(got, expected):
 @pytest.mark.parametrize(("case", "entry"), FITTED)
 def test_fit_gives_the_reference_value(case, entry):
     quantity, tolerance = entry["quantity"], entry["tolerance"]
-    got = lecture_test(case, quantity) if quantity.startswith("lrt") else resolve(case, quantity)
+    if case[2] == "classical":
+        got = classical_of(*case[:2])[quantity]
+    else:
+        got = lecture_test(case, quantity) if quantity.startswith(("lrt", "bootstrap")) else resolve(case, quantity)
     got, expected = aligned(got, entry["value"])
     np.testing.assert_allclose(got, expected, rtol=tolerance.get("rel", 0), atol=tolerance.get("abs", 0))
 
@@ -201,6 +264,80 @@ def test_a_zero_variance_is_exactly_zero():
         assert fit.singular
         assert fit.sd["Batch"].iloc[0] == 0.0
         assert not fit.ranef["Batch"].to_numpy().any()
+
+
+BALANCED = [
+    # model, variant, group, its mean square's row, the rows subtracted and added, observations in a level
+    ("wool", "main", "bale", "bale", ["Residuals"], [], 4),
+    ("tablets", "main", "tablet", "tablet", ["Residuals"], [], 2),
+    ("penicillin_blocks", "main", "blend", "blend", ["Residuals"], [], 4),
+    ("planks", "interactions", "plank:width", "plank:width", ["Residuals"], [], 5),
+    ("planks", "interactions", "plank:depth", "plank:depth", ["Residuals"], [], 3),
+    ("planks", "interactions", "plank", "plank", ["plank:width", "plank:depth"], ["Residuals"], 15),
+]
+
+
+@pytest.mark.parametrize(("name", "variant", "group", "row", "less", "more", "size"), BALANCED)
+def test_reml_of_balanced_data_is_the_anova_estimator(name, variant, group, row, less, more, size):
+    ms = classical_of(name, "anova")["ms"]
+    expected = (ms[row] - sum(ms[other] for other in less) + sum(ms[other] for other in more)) / size
+    fit = fit_of(name, variant, "REML")
+    assert fit.sd[group].iloc[0] ** 2 == pytest.approx(expected, rel=2e-6)  # twice the sd's relative tolerance
+    assert fit.sigma**2 == pytest.approx(ms["Residuals"], rel=2e-6)
+
+
+@pytest.mark.parametrize("name", sorted(make_data.TABLES))
+def test_simulated_data_are_what_their_generator_writes(name):
+    written, generated = pd.read_csv(MODELS / name / "data.csv"), make_data.TABLES[name]()
+    pd.testing.assert_frame_equal(written, generated, check_dtype=False, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("case", "truth"), make_data.TRUTH.items(), ids="-".join)
+def test_fits_find_what_the_data_were_simulated_from(case, truth):
+    """Each true value lies in its 99 % profile interval; the files are fixed, so this cannot fail by chance."""
+    intervals = bl.confint(fit_of(*case, "REML"), method="profile", level=0.99)
+    flat = {
+        f"{kind}[{effect}]": value for kind, part in truth.items() if kind != "sigma" for effect, value in part.items()
+    }
+    flat["sigma"] = truth["sigma"]
+    assert set(flat) == set(intervals.index)
+    for name, value in flat.items():
+        assert intervals.loc[name, "lower"] < value < intervals.loc[name, "upper"], name
+
+
+def test_the_order_of_crossed_terms_changes_an_anova_and_not_the_mixed_model():
+    one, other = fit_of("patents", "main", "REML"), fit_of("patents", "reversed", "REML")
+    assert other.loglik == pytest.approx(one.loglik, abs=1e-8)
+    for group, sd in one.sd.items():
+        assert other.sd[group].iloc[0] == pytest.approx(sd.iloc[0], rel=1e-6)
+    first, last = classical_of("patents", "applicant_first")["ss"], classical_of("patents", "technology_first")["ss"]
+    assert first["Residuals"] == pytest.approx(last["Residuals"], rel=1e-9)
+    assert first["technology"] < 0.5 * last["technology"]
+
+
+def test_random_effects_reconstruct_better_than_fixed_ones():
+    """Futschik's simulation 400 times: E Σ(ȳ_i − ȳ − U_i)² = 9·20²/3 + 10·10²/10 = 1300, and with the variances known the
+    best linear prediction of the U_i about an unknown mean leaves 9·κ·20²/3 + 100, κ = 3·10²/(3·10² + 20²), that is 614."""
+    rng, model = np.random.default_rng(2016), model_of("shrinkage_simulation", "main")
+    refits, kept = Refits(model), []
+    for _ in range(400):
+        effects = rng.normal(0, 10, 10)
+        y = np.repeat(effects, 3) + rng.normal(0, 20, 30)
+        fit = bl.fit(refits.model(y), "ML")
+        means = y.reshape(10, 3).mean(axis=1) - y.mean()
+        kept.append([np.sum((means - effects) ** 2), np.sum((fit.ranef["individual"]["Intercept"] - effects) ** 2)])
+    fixed, random = np.array(kept).T
+    standard_error = [values.std() / np.sqrt(len(values)) for values in (fixed, random)]
+    assert abs(fixed.mean() - 1300) < 4 * standard_error[0]
+    assert 614 - 4 * standard_error[1] < random.mean() < 0.7 * fixed.mean()
+
+
+def test_data_that_may_not_be_shipped_are_asked_for(tmp_path):
+    (tmp_path / "model.toml").write_text(
+        (MODELS / "planks" / "model.toml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"planks\.csv: put it there, or give the data with data=.*Royal Veterinary"):
+        bl.load(tmp_path)
 
 
 def test_rescaling_a_random_slope_changes_nothing_else():

@@ -190,15 +190,20 @@ def test_models_lists_the_catalogue(small):
     result = run("models")
     for name in ("sleepstudy", "pastes", "Reaction ~ Days + (Days | Subject)", "variants: intercepts, uncorrelated"):
         assert name in result.stdout
-    found = json.loads(run("models", "--json").stdout)
-    assert "penicillin" in [entry["name"] for entry in found]
+    assert "Reaction times in a sleep deprivation study (180 rows × 3 columns)" in result.stdout
+    found = {entry["name"]: entry for entry in json.loads(run("models", "--json").stdout)}
+    assert (found["penicillin"]["rows"], found["penicillin"]["columns"]) == (144, 3)
 
 
 def test_models_of_another_folder(small):
     folder = small / "mine" / "batches"
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text(MODEL)
-    assert run("models", small / "mine").stdout == "batches  Six batches\n    y ~ x + (1 | g)\n"
+    said = "batches  Six batches ({})\n    y ~ x + (1 | g)\n".format
+    assert run("models", small / "mine").stdout == said("data not shipped: give them with --data")
+    assert json.loads(run("models", small / "mine", "--json").stdout)[0]["rows"] is None
+    (folder / "data.csv").write_text((small / "data.csv").read_text())
+    assert run("models", small / "mine").stdout == said("24 rows × 3 columns")
 
 
 def test_models_are_found_from_any_folder(tmp_path, monkeypatch):

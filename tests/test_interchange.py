@@ -172,3 +172,8 @@ def test_posteriors_agree(data):
             gap = own.loc[mine, value] - other.loc[name, value]
             # ten comparisons: a normal deviate beyond 4 among them has probability 6e-4
             assert abs(gap) < 4 * np.hypot(own.loc[mine, error], other.loc[name, error]), (mine, value)
+
+
+def test_formulas_that_bambi_cannot_read_are_named(data):
+    with pytest.raises(NotSupportedError, match=r"Bambi cannot read.*column of the data"):
+        bl.to_bambi(bl.Model("y ~ 0 + cc(x, df=4) + (1 | g)", data))

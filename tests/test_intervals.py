@@ -326,8 +326,8 @@ def test_posterior_intervals(post):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "eti"}, "not for a point fit; use 'wald' or 'profile'"),
-        ({"method": "likelihood"}, "use 'wald' or 'profile'"),
+        ({"method": "eti"}, "not for a point fit; use 'wald', 'profile' or 'bootstrap'"),
+        ({"method": "likelihood"}, "use 'wald', 'profile' or 'bootstrap'"),
         ({"level": 95}, "between 0 and 1"),
         ({"level": "95%"}, "between 0 and 1"),
         ({"parameters": "sd_Subjects"}, r"no parameter 'sd_Subjects'.*sd_Subject\[Days\]"),
@@ -376,3 +376,64 @@ def test_series_are_frames_by_name(fits):
     found = bl.confint(fits["sleepstudy"])
     assert isinstance(found, pd.DataFrame)
     assert found.index.name == "parameter"
+
+
+# bootMer of lme4's REML fit of sleepstudy, percentiles 2.5 and 97.5 of nsim refits: seed 5 with 500, where the effects
+# are stored as σθ (so of the slopes' sd and the correlation only this much), and seed 11 with 600 of VarCorr's own.
+BOOTMER = {
+    500: {"fixef[Intercept]": (237.498886864304, 265.128739550282), "fixef[Days]": (7.80809072596983, 13.513406495413),
+          "sd_Subject[Intercept]": (13.9863815098453, 36.6688868109203), "sigma": (22.6749990446865, 28.7347776672648)},
+    600: {"fixef[Intercept]": (237.7081, 265.0800), "fixef[Days]": (7.58192, 13.37854),
+          "sd_Subject[Intercept]": (12.64165, 35.26376), "sd_Subject[Days]": (3.332332, 8.218326),
+          "corr_Subject[Intercept, Days]": (-0.4992053, 0.8101614), "sigma": (22.51021, 28.44463)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def refits():
+    return bl.bootstrap(bl.fit(bl.load("models/sleepstudy")), 600, seed=1, progress=False).draws
+
+
+@pytest.mark.parametrize("nsim", BOOTMER)
+def test_percentiles_of_refits_are_those_of_bootmer(nsim, refits):
+    """Quantiles of independent samples: q sits between order statistics 4 binomial standard errors apart, both sides."""
+    reach = 4 * np.sqrt(0.025 * 0.975 * (1 / nsim + 1 / 600))
+    for name, (low, high) in BOOTMER[nsim].items():
+        for q, value in ((0.025, low), (0.975, high)):
+            inside = np.quantile(refits[name], np.clip([q - reach, q + reach], 0.0, 1.0))
+            assert inside[0] <= value <= inside[1], (name, q)
+
+
+def test_bootstrap_intervals_are_quantiles_of_the_refits():
+    fit = bl.fit(bl.load("models/penicillin_blocks"))
+    options = {"method": "bootstrap", "nsim": 100, "seed": 4, "progress": False}
+    boot = bl.bootstrap(fit, 100, seed=4, progress=False)
+    percentile = bl.confint(fit, level=0.9, **options)
+    np.testing.assert_allclose(percentile, boot.confint(0.9).loc[percentile.index], rtol=1e-12)
+    basic = bl.confint(fit, level=0.9, interval="basic", parameters="fixef[treat[C]]", **options)
+    low, high = percentile.loc["fixef[treat[C]]"]
+    twice = 2 * boot.estimate["fixef[treat[C]]"]
+    np.testing.assert_allclose(basic.to_numpy(), [[twice - high, twice - low]], rtol=1e-12)
+    assert basic.attrs["seed"] == 4
+
+
+def test_bias_correction_moves_percentiles_by_the_share_below_the_estimate():
+    """Efron's BC at level 0.9 by hand; no movement where half of the refits lie below."""
+    fit = bl.fit(bl.load("models/penicillin_blocks"))
+    options = {"method": "bootstrap", "nsim": 200, "seed": 4, "progress": False, "parameters": "sigma", "level": 0.9}
+    found = bl.confint(fit, interval="bias-corrected", **options).loc["sigma"]
+    draws = bl.bootstrap(fit, 200, seed=4, progress=False).draws["sigma"]
+    z0 = stats.norm.ppf((draws < fit.sigma).mean())
+    tails = stats.norm.cdf(2 * z0 + stats.norm.ppf([0.05, 0.95]))
+    np.testing.assert_allclose(found, np.quantile(draws, tails), rtol=1e-12)
+
+
+def test_bootstrap_options_belong_to_the_bootstrap():
+    fit = bl.fit(bl.load("models/penicillin_blocks"))
+    for options in ({"seed": 1}, {"interval": "basic"}, {"method": "profile", "interval": "basic"}):
+        with pytest.raises(MethodError, match='are for method="bootstrap"'):
+            bl.confint(fit, **options)
+    with pytest.raises(MethodError, match="interval='bca' is not known"):
+        bl.confint(fit, method="bootstrap", interval="bca")
+    with pytest.raises(MethodError, match="use 'wald', 'profile' or 'bootstrap'"):
+        bl.confint(fit, method="hdi")

@@ -372,7 +372,7 @@ MALFORMED: dict[str, tuple[type[BayesLMMError], str, dict[str, Any]]] = {
     "weights of a mean": (MethodError, 'kind="response"', {"data": NEW, "weights": [1, 2]}),
     "an offset of the fitted rows": (MethodError, "keep their own offset", {"offset": 1.0}),
     "groups": (MethodError, "groups='all' is not known", {"groups": "all"}),
-    "kind": (MethodError, "kind='link'", {"kind": "link"}),
+    "kind": (MethodError, "kind='median'", {"kind": "median"}),
     "unseen": (MethodError, "unseen='drop'", {"unseen": "drop"}),
     "interval": (MethodError, "between 0 and 1", {"interval": 95}),
 }

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 import bayeslmm as bl
-from bayeslmm.table import frame_table, numbers, point_html, point_summary, posterior_html, posterior_text, to_markdown
+from bayeslmm.errors import MethodError
+from bayeslmm.summary import MOST_EFFECTS, default_df, point_html, point_summary
+from bayeslmm.table import frame_table, numbers, p_shown, posterior_html, posterior_text, to_markdown
 
 NUMBER = re.compile(r"-?\d+\.?\d*")
 SLEEPSTUDY = """\
@@ -34,9 +36,10 @@ Random effects:
 Number of obs: 180, groups: Subject, 18
 
 Fixed effects:
-            Estimate  Std. Error  t value
- Intercept   251.405       6.825   36.838
- Days         10.467       1.546    6.771
+            Estimate  Std. Error  t value     df         p
+ Intercept   251.405       6.825   36.838  17.00  1.17e-17
+ Days         10.467       1.546    6.771  17.00  3.26e-06
+df: Satterthwaite
 
 Correlation of fixed effects:
        Intercept
@@ -110,6 +113,45 @@ def test_map_prints_the_log_posterior_and_no_criteria():
     assert "log posterior" in text
     assert "AIC and BIC are not defined for MAP" in text
     assert "nan" not in text
+
+
+def test_the_coefficients_are_tested_by_the_rule_that_is_named():
+    fit, text = bl.fit(bl.load("models/tablets_missing")), {}
+    for df in ("satterthwaite", "kenward-roger", "containment", "asymptotic", None):
+        text[df] = fit.summary(df=df).partition("Fixed effects:\n")[2].partition("\n\n")[0]
+    assert text["satterthwaite"] == str(fit).partition("Fixed effects:\n")[2].partition("\n\n")[0]
+    rows = {df: lines.splitlines()[2].split()[2:] for df, lines in text.items()}
+    assert rows["satterthwaite"] == ["0.08697", "-0.829", "11.70", "0.4236"]  # lmerTest 3.1-3
+    assert rows["kenward-roger"] == ["0.08962", "-0.805", "11.70", "0.4371"]  # pbkrtest 0.5.2
+    assert rows["containment"] == ["0.08697", "-0.829", "9.00", "0.4285"]  # nlme 3.1-162
+    assert rows["asymptotic"] == ["0.08697", "-0.829", "0.4070"]
+    assert rows[None] == ["0.08697", "-0.829"]
+    assert "z value" in text["asymptotic"]
+    assert text["kenward-roger"].endswith("df and Std. Error: Kenward and Roger")
+    assert text[None].count("\n") == 2
+    with pytest.raises(MethodError, match="'students' is not known"):
+        fit.summary(df="students")
+
+
+def test_where_satterthwaite_is_not_the_default_the_line_says_so(data):
+    assert "z: normal approximation (the mode is not a REML or ML estimate)" in bl.fit(sleep(), "MAP").summary()
+    held = bl.fit(sleep(), fixed={"sd_Subject[Days]": 5.0})
+    assert default_df(held)[0] == "asymptotic"
+    assert "need every variance estimated" in held.summary()
+    assert "df: Satterthwaite" in bl.fit(sleep(), "ML").summary()
+
+
+def test_many_crossed_effects_have_z_tests_by_default():
+    rng = np.random.default_rng(1)
+    n, levels = 4000, MOST_EFFECTS + 1
+    columns = {"g": np.arange(n) % (levels + 9), "h": rng.permutation(np.arange(n) % levels)}
+    table = {"y": rng.normal(size=n), **{name: codes.astype(str) for name, codes in columns.items()}}
+    text = bl.fit(bl.Model("y ~ 1 + (1 | g) + (1 | h)", table)).summary()
+    assert f"z: normal approximation ({levels} effects outside the largest group" in text
+
+
+def test_tail_probabilities_are_never_printed_as_nothing():
+    assert [p_shown(p) for p in (0.5, 1e-4, 9.9e-5, 0.0, np.nan)] == ["0.5000", "0.0001", "9.90e-05", "<1e-300", ""]
 
 
 @pytest.mark.r
@@ -215,7 +257,7 @@ def test_many_coefficients_print_without_their_correlations(data):
 def test_any_unit_of_the_response_prints_four_digits_and_fits_the_page(data, scale):
     text = bl.fit(bl.Model("y ~ Days + (Days | Subject)", data.assign(y=data["Reaction"] * scale))).summary()
     row = next(line for line in text.splitlines() if line.startswith(" Intercept"))
-    estimate, error, t = map(float, row.split()[1:])
+    estimate, error, t = map(float, row.split()[1:4])
     assert (estimate / scale, error / scale, t) == pytest.approx((251.405, 6.825, 36.838), rel=2e-3)
     assert max(map(len, text.splitlines())) <= 100
 

@@ -308,3 +308,28 @@ def back_solve(s: System, fac: Factor, Y: Array) -> Array:
                     total -= fac.L11[level, a, i] * X[level * k + a, c]
                 X[level * k + i, c] = total / fac.L11[level, i, i]
     return X
+
+
+@kernel
+def half_solve(s: System, fac: Factor, B: Array) -> Array:
+    """L⁻¹B."""
+    q, k = s.A11.shape[0], s.A11.shape[1]
+    Y = B.copy()
+    r = Y.shape[1]
+    rest = Y[q * k :]
+    for level in range(q):
+        for i in range(k):
+            for c in range(r):
+                total = Y[level * k + i, c]
+                for a in range(i):
+                    total -= fac.L11[level, i, a] * Y[level * k + a, c]
+                Y[level * k + i, c] = total / fac.L11[level, i, i]
+        for link in range(s.link_ptr[level], s.link_ptr[level + 1]):
+            at, row = s.link_at[link], s.link_row[link]
+            for i in range(s.width[s.link_factor[link]]):
+                for j in range(k):
+                    for c in range(r):
+                        rest[row + i, c] -= fac.L21[at + i * k + j] * Y[level * k + j, c]
+    if rest.shape[0] > 0:
+        solve_lower(s, fac.L22, rest)
+    return Y

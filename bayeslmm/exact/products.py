@@ -8,7 +8,7 @@ and every column of Z are divided by a power of two, so that no product loses di
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from bayeslmm.errors import ExactFitError
 from bayeslmm.exact.blocks import Structure, structure
 from bayeslmm.exact.compiled import kernel
 from bayeslmm.exact.factor import System
+from bayeslmm.exact.rows import Places, Rows, rows_of
 
 if TYPE_CHECKING:
     from bayeslmm.design import Design
@@ -142,9 +143,42 @@ def products(design: Design) -> Products:
     columns = [np.ascontiguousarray(c / scale) for c, scale in zip(columns, scales, strict=True)]
     right = np.ascontiguousarray(np.column_stack([Q, residual]))
     system = _system(blocks, columns, right)
-    place, scale = _theta_map(design, blocks, scales, system.lam_at)
+    place, scale = theta_map(design, blocks, scales, system.lam_at)
     log_weights = 0.0 if design.weights is None else float(np.sum(np.log(design.weights)))
     return Products(system, blocks, place, scale, scales, design.nobs, R, beta, y_scale, log_weights)
+
+
+class Weighted(NamedTuple):
+    """A design whose weights are still to come: an empty system, its rows, and the way from theta to `lam`."""
+
+    system: System
+    rows: Rows
+    theta_place: Index
+    theta_scale: Array
+    effect_scale: tuple[Array, ...]
+
+
+def weighted_design(design: Design, blocks: Structure, right: int) -> Weighted:
+    """The blocks of a design for weights that change; B has `right` columns.
+
+    Parameters
+    ----------
+    design : Design
+    blocks : Structure
+        Of its random terms.
+    right : int
+        Right-hand sides.
+
+    Returns
+    -------
+    Weighted
+    """
+    columns = [np.column_stack([design.random[t].columns for t in f.terms]) for f in blocks.factors]
+    scales = tuple(power_of_two(c) for c in columns)
+    columns = [c / scale for c, scale in zip(columns, scales, strict=True)]
+    system = _system(blocks, columns, np.zeros((design.nobs, right)))
+    rows = rows_of(design.nobs, blocks, columns, pair_places(system, blocks))
+    return Weighted(system, rows, *theta_map(design, blocks, scales, system.lam_at), scales)
 
 
 def right_hand_side(design: Design) -> Array:
@@ -179,7 +213,7 @@ def _factor_columns(design: Design, terms: tuple[int, ...]) -> Array:
     return whiten(np.column_stack([design.random[t].columns for t in terms]), design.weights)
 
 
-def _theta_map(design: Design, blocks: Structure, scales: tuple[Array, ...], lam_at: Index) -> tuple[Index, Array]:
+def theta_map(design: Design, blocks: Structure, scales: tuple[Array, ...], lam_at: Index) -> tuple[Index, Array]:
     """Public theta (terms by decreasing number of levels) → positions and scales in `lam`."""
     where = {t: (f, i) for f, factor in enumerate(blocks.factors) for i, t in enumerate(factor.terms)}
     places, factors = [np.empty(0, np.int64)], [np.empty(0)]
@@ -236,30 +270,36 @@ def _system(blocks: Structure, columns: list[Array], right: Array) -> System:
 
 
 def _fill(system: System, blocks: Structure, columns: list[Array], right: Array) -> None:
-    n_nodes = len(blocks.node_row)
-    nodes = [np.empty(0, np.int64)]
     for f, factor in enumerate(blocks.factors):
         add_right(columns[f], blocks.rows(f)[factor.codes], right, system.B)
-        if f > 0:
-            mine = np.flatnonzero(blocks.node_factor == f)
-            nodes.append(mine[np.argsort(blocks.node_level[mine])][factor.codes])
+    for f, g, at, swapped in pair_places(system, blocks):
+        out = system.A11.ravel() if f == 0 else system.A21 if g == 0 else system.A22
+        for one, two, these in ((f, g, ~swapped), (g, f, swapped)):
+            if these.all():
+                add_products(columns[one], columns[two], at, out)
+            elif these.any():
+                add_products(columns[one][these], columns[two][these], at[these], out)
+
+
+def pair_places(system: System, blocks: Structure) -> Places:
+    """For each pair of factors f ≥ g where each row's block of A begins, and whether the block stands as (g, f)."""
+    n_nodes = len(blocks.node_row)
     first = blocks.factors[0]
     k = first.width
-    every = np.arange(first.count, dtype=np.int64) * k * k
-    add_products(columns[0], columns[0], every[first.codes], system.A11.ravel())
+    never = np.zeros(len(first.codes), np.bool_)
+    yield 0, 0, first.codes * (k * k), never
+    nodes = [np.empty(0, np.int64)]
     link_key = blocks.link_level * n_nodes + blocks.link_node
     rest_key = blocks.rest_row * n_nodes + blocks.rest_col
     by_key = np.argsort(rest_key)
-    for f in range(1, len(blocks.factors)):
-        at = system.link_at[np.searchsorted(link_key, first.codes * n_nodes + nodes[f])]
-        add_products(columns[f], columns[0], at, system.A21)
+    for f, factor in enumerate(blocks.factors[1:], 1):
+        mine = np.flatnonzero(blocks.node_factor == f)
+        nodes.append(mine[np.argsort(blocks.node_level[mine])][factor.codes])
+        yield f, 0, system.link_at[np.searchsorted(link_key, first.codes * n_nodes + nodes[f])], never
         for g in range(1, f + 1):
             row, column = np.maximum(nodes[f], nodes[g]), np.minimum(nodes[f], nodes[g])
             at = system.rest_at[by_key[np.searchsorted(rest_key, row * n_nodes + column, sorter=by_key)]]
-            swapped = nodes[f] < nodes[g]
-            for one, two, these in ((f, g, ~swapped), (g, f, swapped)):
-                if these.any():
-                    add_products(columns[one][these], columns[two][these], at[these], system.A22)
+            yield f, g, at, nodes[f] < nodes[g]
 
 
 @kernel

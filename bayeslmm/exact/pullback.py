@@ -185,23 +185,38 @@ def sandwich(
 
 
 @kernel
+def logdet_products(s: System, lam: Array, inverse: Inverse, gbar: float) -> tuple[Array, Array, Array]:
+    """Cotangents of A for a cotangent of logdet, ḡ ΛM⁻¹Λ' on A's pattern; off-diagonal blocks count both triangles."""
+    k = s.A11.shape[1]
+    A11, A21, A22 = np.zeros(s.A11.size), np.zeros_like(s.A21), np.zeros_like(s.A22)
+    I11 = inverse.I11.ravel()
+    for level in range(s.A11.shape[0]):
+        sandwich(lam, 0, k, I11, level * k * k, 0, k, A11, gbar)
+        for link in range(s.link_ptr[level], s.link_ptr[level + 1]):
+            f, at = s.link_factor[link], s.link_at[link]
+            sandwich(lam, s.lam_at[f], s.width[f], inverse.I21, at, 0, k, A21, 2.0 * gbar)
+    for block in range(s.rest_row.size):
+        f, g, at = s.rest_row_factor[block], s.rest_col_factor[block], s.rest_at[block]
+        both = 1.0 if s.rest_row[block] == s.rest_col[block] else 2.0
+        sandwich(lam, s.lam_at[f], s.width[f], inverse.I22, at, s.lam_at[g], s.width[g], A22, both * gbar)
+    return A11, A21, A22
+
+
+@kernel
 def products_pullback(s: System, lam: Array, factor: Factor, gbar: float, Gbar: Array) -> ProductsBar:
     """Cotangents of A (on its pattern; off-diagonal blocks count both triangles), B and C."""
-    inverse = selected_inverse(s, factor)
+    A11, A21, A22 = logdet_products(s, lam, selected_inverse(s, factor), gbar)
     U = times_lambda(s, lam, back_solve(s, factor, factor.Y))
     UG = times_small(U, Gbar)
     q, k = s.A11.shape[0], s.A11.shape[1]
     r = U.shape[1]
-    A11, A21, A22 = np.zeros(s.A11.size), np.zeros_like(s.A21), np.zeros_like(s.A22)
     for level in range(q):
-        sandwich(lam, 0, k, inverse.I11.ravel(), level * k * k, 0, k, A11, gbar)
         for i in range(k):
             for j in range(k):
                 for c in range(r):
                     A11[level * k * k + i * k + j] += UG[level * k + i, c] * U[level * k + j, c]
         for link in range(s.link_ptr[level], s.link_ptr[level + 1]):
             f, at, row = s.link_factor[link], s.link_at[link], q * k + s.link_row[link]
-            sandwich(lam, s.lam_at[f], s.width[f], inverse.I21, at, 0, k, A21, 2.0 * gbar)
             for i in range(s.width[f]):
                 for j in range(k):
                     for c in range(r):
@@ -210,7 +225,6 @@ def products_pullback(s: System, lam: Array, factor: Factor, gbar: float, Gbar: 
         f, g, at = s.rest_row_factor[block], s.rest_col_factor[block], s.rest_at[block]
         row, column = q * k + s.rest_row[block], q * k + s.rest_col[block]
         both = 1.0 if row == column else 2.0
-        sandwich(lam, s.lam_at[f], s.width[f], inverse.I22, at, s.lam_at[g], s.width[g], A22, both * gbar)
         for i in range(s.width[f]):
             for j in range(s.width[g]):
                 for c in range(r):

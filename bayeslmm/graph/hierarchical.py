@@ -302,6 +302,7 @@ def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametris
     >>> [variable.name for variable in graph.free_RVs]
     ['fixef', 'sd_g', 'ranef_g', 'sigma']
     """
+    model.require_gaussian()
     design = model.design
     parametrisations = _parametrisations(design, parametrisation)
     with pm.Model(coords=coordinates(design)) as graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from bayeslmm.compare import Comparison
     from bayeslmm.limiting import LimitingPrior
     from bayeslmm.model import Model
-    from bayeslmm.posterior import Posterior
-    from bayeslmm.result import PointFit, Result
+    from bayeslmm.result import Result
     from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
@@ -89,21 +87,22 @@ def caterpillar(result: Result, group: str | None = None) -> Figure:
     MethodError
         The model has no such group, or none at all.
     """
-    group = _group(result.model, group)
+    group = group_of(result.model, group)
     effects, levels = result.model.effects(group), np.array(result.model.levels(group))
-    centre, lower, upper = _effect_intervals(result, group)
+    centre, lower, upper = effect_intervals(result, group)
     with style():
-        height = min(11.0, max(2.6, 0.17 * len(levels) + 1.0))
+        named = len(levels) <= MOST_NAMED
+        height = max(2.6, 0.17 * len(levels) + 1.0) if named else 6.0
         figure = blank(3.3 * len(effects) + 1.2, height)
         order = np.argsort(centre[:, 0])
         for k, ax in enumerate(grid(figure, len(effects), len(effects), sharey=True)):
             at = np.arange(len(levels))
-            ax.hlines(at, lower[order, k], upper[order, k], color=COLOURS[0], linewidth=1.5)
-            ax.plot(centre[order, k], at, "o", color=COLOURS[0], markersize=4 if len(levels) <= MOST_NAMED else 2)
+            thin: dict[str, Any] = {} if named else {"alpha": max(0.08, MOST_NAMED / len(levels))}
+            ax.hlines(at, lower[order, k], upper[order, k], color=COLOURS[0], linewidth=1.5 if named else 0.6, **thin)
+            ax.plot(centre[order, k], at, "o", color=COLOURS[0], markersize=4 if named else 1.5)
             ax.axvline(0.0, color=GREY, linewidth=0.8, linestyle="--")
             ax.set_title(effects[k], loc="left")
             ax.set_xlabel(f"deviation from the mean {'level' if effects[k] == 'Intercept' else effects[k]}")
-            named = len(levels) <= MOST_NAMED
             ax.set_yticks(at if named else [], levels[order] if named else [], size=8)
             ax.margins(y=0.02)
             if k == 0:
@@ -111,7 +110,8 @@ def caterpillar(result: Result, group: str | None = None) -> Figure:
     return figure
 
 
-def _group(model: Model, group: str | None) -> str:
+def group_of(model: Model, group: str | None) -> str:
+    """The group that was asked for, else the first; raises where there is none."""
     if not model.groups:
         raise MethodError("the model has no random effects to draw")
     if group is not None and group not in model.groups:
@@ -119,7 +119,7 @@ def _group(model: Model, group: str | None) -> str:
     return group or model.groups[0]
 
 
-def _effect_intervals(result: Any, group: str) -> tuple[Array, Array, Array]:
+def effect_intervals(result: Any, group: str) -> tuple[Array, Array, Array]:
     """Centre, lower and upper (levels, k)."""
     centre = np.asarray(result.group_ranef[group])
     if hasattr(result, "ranef_cov"):
@@ -186,88 +186,6 @@ def limiting(limiting_prior: LimitingPrior) -> Figure:
     return figure
 
 
-def density(posterior: Posterior, *fits: PointFit) -> Figure:
-    """Posterior density of β, sd, correlations and σ, one panel each, with the point estimates marked.
-
-    Parameters
-    ----------
-    posterior : Posterior
-        Whose draws.
-    *fits : PointFit
-        Fits of the same model to mark: REML, ML, MAP.
-
-    Returns
-    -------
-    Figure
-    """
-    drawn, points = _drawn(posterior), [_points(fit) for fit in fits]
-    with style():
-        across = min(3, len(drawn))
-        figure = blank(3.1 * across + 0.4, 2.1 * -(-len(drawn) // across) + 0.5)
-        axes = grid(figure, len(drawn), across)
-        for ax, (name, values) in zip(axes, drawn.items(), strict=True):
-            _density_panel(ax, name, values)
-            for i, (fit, marks) in enumerate(zip(fits, points, strict=True)):
-                if name in marks:
-                    colour, dashes = COLOURS[1 + i % 5], ("-", "--", ":", "-.")[i % 4]
-                    ax.axvline(marks[name], color=colour, linestyle=dashes, linewidth=1.8, label=fit.method)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    return figure
-
-
-def _density_panel(ax: Axes, name: str, values: Array) -> None:
-    from arviz_stats.base.array import array_stats
-
-    if np.ptp(values) > 0:
-        from_zero = not name.startswith(("fixef[", "corr_")) and values.min() < 0.05 * values.max()
-        limits = (0.0, float(values.max())) if from_zero else None
-        at, height, _ = array_stats.kde(values, custom_lims=limits)
-        ax.fill_between(at, height, color=COLOURS[0], alpha=0.25, linewidth=0)
-        ax.plot(at, height, color=COLOURS[0], linewidth=1.5, label="posterior")
-    lower, upper = np.quantile(values, [0.025, 0.975])
-    ax.plot([lower, upper], [0, 0], color=COLOURS[0], linewidth=4, solid_capstyle="butt", clip_on=False)
-    ax.set_ylim(bottom=0)
-    ax.set_title(name, loc="left")
-    ax.set_yticks([])
-    ax.spines["left"].set_visible(False)
-    ax.locator_params(axis="x", nbins=5)
-
-
-def _drawn(posterior: Any) -> dict[str, Array]:
-    """Draws by public name."""
-    model = posterior.model
-    found: dict[str, Array] = {}
-    if model.design.fixed.names:
-        found |= _named("fixef", model.design.fixed.names, posterior.draws("fixef"))
-    for group in model.groups:
-        effects = model.effects(group)
-        found |= _named(f"sd_{group}", effects, posterior.draws(f"sd_{group}"))
-        if pairs := model.pairs(group):
-            labels = [f"{effects[i]}, {effects[j]}" for i, j in pairs]
-            found |= _named(f"corr_{group}", labels, posterior.draws(f"corr_{group}"))
-    return found | {"sigma": np.ravel(posterior.draws("sigma"))}
-
-
-def _named(kind: str, labels: Sequence[str], draws: Array) -> dict[str, Array]:
-    return {f"{kind}[{label}]": draws[:, i] for i, label in enumerate(labels)}
-
-
-def _points(fit: Any) -> dict[str, float]:
-    """Point estimates by public name."""
-    model = fit.model
-    found = {f"fixef[{name}]": float(value) for name, value in zip(model.design.fixed.names, fit.beta, strict=True)}
-    for group in model.groups:
-        effects, sd, corr = model.effects(group), fit.group_sd[group], fit.group_corr[group]
-        found |= {f"sd_{group}[{effect}]": float(value) for effect, value in zip(effects, sd, strict=True)}
-        found |= {
-            f"corr_{group}[{effects[i]}, {effects[j]}]": float(corr[i, j])
-            for i, j in model.pairs(group)
-            if sd[i] > 0 and sd[j] > 0
-        }
-    return found | {"sigma": float(fit.sigma)}
-
-
 def groups(result: Result, group: str | None = None) -> Figure:
     """Data and fitted values, one panel per level, against the first numeric predictor of the group.
 
@@ -291,8 +209,8 @@ def groups(result: Result, group: str | None = None) -> Figure:
         The model has no such group, or none at all.
     """
     model = result.model
-    term = _panel_term(model, group)
-    label, x = _panel_axis(model, term)
+    term = panel_term(model, group)
+    label, x = panel_axis(model, term)
     shown = np.unique(np.linspace(0, len(term.levels) - 1, MOST_PANELS).astype(int))
     fixed = model.X @ result.beta + (0.0 if model.design.offset is None else model.design.offset)
     fitted = result.fitted.to_numpy()
@@ -315,20 +233,23 @@ def groups(result: Result, group: str | None = None) -> Figure:
     return figure
 
 
-def _panel_term(model: Model, group: str | None) -> RandomTerm:
-    name = _group(model, group)
+def panel_term(model: Model, group: str | None) -> RandomTerm:
+    """The term whose levels are panels: the first with an effect beside the intercept, else the first."""
+    name = group_of(model, group)
     terms = [term for term in model.design.random if group is None or term.group == name]
     return next((term for term in terms if any(e != "Intercept" for e in term.effects)), terms[0])
 
 
-def _panel_axis(model: Model, term: RandomTerm) -> tuple[str, Array]:
+def panel_axis(model: Model, term: RandomTerm | None) -> tuple[str, Array]:
     """What goes along: the term's first numeric effect, else the first numeric coefficient, else the rows' order."""
-    own = [(name, term.columns[:, i]) for i, name in enumerate(term.effects)]
+    own = [] if term is None else [(name, term.columns[:, i]) for i, name in enumerate(term.effects)]
     fixed = list(zip(model.design.fixed.names, model.X.T, strict=True))
 
     for name, x in (*own, *fixed):
         if len(np.unique(x)) > 2:
             return name, x
+    if term is None:
+        return "row", np.arange(1.0, model.design.nobs + 1)
     order = np.zeros(len(term.codes))
     for level in range(len(term.levels)):
         rows = term.codes == level

@@ -29,10 +29,9 @@ def style() -> AbstractContextManager[None]:
 
 def blank(width: float, height: float) -> Figure:
     """A figure that pyplot does not hold: freed with its last reference, shown once in a notebook."""
-    import matplotlib.pyplot  # noqa: F401  its import teaches a notebook to show figures
-    from matplotlib.figure import Figure
+    from bayeslmm.plot.shown import ShownFigure
 
-    return Figure(figsize=(width, height))
+    return ShownFigure(figsize=(width, height))
 
 
 def grid(figure: Figure, panels: int, columns: int, **options: Any) -> list[Axes]:

@@ -3,7 +3,7 @@
 #
 #     Rscript tests/reference/make_reference.R          from the root of the repository
 #
-# Needs lme4, numDeriv and jsonlite. Each criterion is minimised by bobyqa and polished by Newton steps, so that the
+# Needs lme4, nlme, numDeriv and jsonlite, and for planks the data in ../shared/data. Each criterion is minimised by bobyqa and polished by Newton steps, so that the
 # optimum is exact to rounding and no optimiser's stopping rule is part of the reference.
 
 suppressPackageStartupMessages({
@@ -58,13 +58,49 @@ models <- list(
     variants = list(
       main = strength ~ 1 + (1 | batch / cask), labelled = strength ~ 1 + (1 | sample) + (1 | batch)
     )
+  ),
+  oats = list(
+    factors = c("block", "variety", "mainplot", "nitrogen"), coded = c("variety", "nitrogen"),
+    variants = list(
+      main = yield ~ variety * nitrogen + (1 | block), nested = yield ~ variety * nitrogen + (1 | block / mainplot)
+    )
+  ),
+  planks = list(
+    brief = TRUE, factors = c("plank", "width", "depth"), coded = c("width", "depth"),
+    variants = list(
+      main = humidity ~ width + depth + (1 | plank),
+      interactions = humidity ~ width * depth + (1 | plank) + (1 | plank:width) + (1 | plank:depth)
+    )
+  ),
+  toy_blocks = list(
+    factors = c("treat", "block"), coded = c("treat", "block"),
+    variants = list(main = y ~ treat + (1 | block), fixed = y ~ treat + block)
+  ),
+  shrinkage_simulation = list(
+    factors = c("individual"), coded = c("individual"), contrasts = list(fixed = list(individual = "contr.sum")),
+    names = setNames(sprintf("individual[%d]", 1:9), paste0("individual", 1:9)),
+    variants = list(main = y ~ 1 + (1 | individual), fixed = y ~ individual)
+  ),
+  schools = list(
+    brief = TRUE, factors = c("district", "school", "class"),
+    variants = list(
+      main = reading ~ 1 + (1 | district / school / class), income = mathematics ~ income + (income | district:school)
+    )
+  ),
+  patents = list(
+    brief = TRUE, factors = c("applicant", "examiner", "technology"),
+    variants = list(
+      main = share ~ 1 + (1 | applicant) + (1 | examiner) + (1 | technology),
+      reversed = share ~ 1 + (1 | technology) + (1 | examiner) + (1 | applicant)
+    )
   )
 )
 
 printed <- read.csv("tests/reference/printed.csv", colClasses = "character", comment.char = "#")
 
 read_data <- function(name, spec) {
-  data <- read.csv(file.path("models", name, "data.csv"))
+  places <- c(file.path("models", name, "data.csv"), file.path("..", "shared", "data", paste0(name, ".csv")))
+  data <- read.csv(places[file.exists(places)][1])
   for (column in spec$factors) data[[column]] <- factor(data[[column]])
   for (column in names(spec$levels)) data[[column]] <- factor(data[[column]], levels = spec$levels[[column]])
   data
@@ -104,8 +140,14 @@ public <- function(names, spec) {
   names <- sub("(Intercept)", "Intercept", names, fixed = TRUE)
   known <- names %in% names(spec$names)
   names[known] <- spec$names[names[known]]
+  for (column in spec$coded) {
+    names <- gsub(sprintf("(^|:)%s([^:\\[]+)", column), sprintf("\\1%s[\\2]", column), names, perl = TRUE)
+  }
   unname(sub("I(Days/10)", "I(Days / 10)", names, fixed = TRUE))
 }
+
+# lme4 writes class:(school:district); the package leaves the brackets out.
+plain <- function(group) gsub("[()]", "", group)
 
 labelled <- function(values, labels) setNames(as.list(as.numeric(values)), labels)
 
@@ -122,7 +164,8 @@ reasons <- c(
   criterion = "criterion at its optimum", exact = "exact", se = "1e-6 standard error", sd = "1e-6 relative",
   variance = "twice the sd's relative tolerance", corr = "1e-5 absolute", modes = "1e-6 of the largest sd",
   residual = "1e-6 sigma", elsewhere = "not stationary in theta here, so first order in theta's error",
-  fixed = "the criterion at a given theta, no optimiser", closed = "closed form"
+  fixed = "the criterion at a given theta, no optimiser", closed = "closed form",
+  bootstrap = "four simulation standard errors of 1000 draws; the value is from 400,000", rounding = "rounding"
 )
 
 entry <- function(quantity, value, reason, abs = NULL, rel = NULL, ...) {
@@ -160,10 +203,11 @@ merged <- function(fit) {
   lapply(split(seq_along(base), factor(base, unique(base))), function(terms) components[terms])
 }
 
-group_entries <- function(fit, group, components, spec) {
+group_entries <- function(fit, name, components, spec) {
+  group <- plain(name)
   sd <- unlist(lapply(unname(components), attr, "stddev"))
   effects <- public(names(sd), spec)
-  modes <- ranef(fit, condVar = TRUE)[[group]]
+  modes <- ranef(fit, condVar = TRUE)[[name]]
   variance <- attr(modes, "postVar")
   scale <- max(sd, 0.05 * sigma(fit))
   zero <- all(sd == 0)
@@ -182,7 +226,9 @@ group_entries <- function(fit, group, components, spec) {
     blocks <- if (is.list(variance)) variance[[j]][1, 1, ] else variance[j, j, ]
     out <- c(out, list(
       entry(sprintf("ranef_%s[%s]", group, effect), labelled(modes[[effect]], rownames(modes)),
-            small("modes"), abs = if (zero) 0 else 1e-6 * scale),
+            small("modes"), abs = if (zero) 0 else 1e-6 * scale)
+    ))
+    if (!isTRUE(spec$brief)) out <- c(out, list(
       entry(sprintf("ranef_var_%s[%s]", group, effect), labelled(blocks, rownames(modes)),
             small("variance"), abs = if (zero) 0 else 2e-6 * max(blocks))
     ))
@@ -190,8 +236,9 @@ group_entries <- function(fit, group, components, spec) {
   out
 }
 
-deviance_at <- function(formula, data, method, contrasts, theta) {
+deviance_at <- function(formula, data, method, contrasts, theta, brief) {
   points <- unique(list(0 * theta, round(theta, 1), theta * 0 + c(0.5, 0.1, 2)[seq_along(theta)], theta * 7))
+  if (brief) points <- list(c(0.5, 0.1, 2)[seq_along(theta)])
   criterion <- criterion_of(formula, data, method, contrasts)
   lapply(points, function(point) entry("deviance", criterion(point), "fixed", rel = 1e-9, theta = as.list(point)))
 }
@@ -199,6 +246,38 @@ deviance_at <- function(formula, data, method, contrasts, theta) {
 means_by <- function(values, group) {
   means <- tapply(values, group, mean)
   labelled(means, names(means))
+}
+
+# ML of a balanced block design in closed form: SS of blends on 4, treatments on 3 and residuals on 12 degrees of freedom.
+bootstrap_p <- function(null, observed, draws = 400000) {
+  deviance_of <- function(between, within) {
+    separate <- 5 * log(between / 5) + 15 * log(within / 15)
+    ifelse(between / 5 < within / 15, 20 * log((between + within) / 20), separate)
+  }
+  set.seed(1)
+  blends <- (4 * as.numeric(VarCorr(null)$blend) + sigma(null)^2) * rchisq(draws, 4)
+  treatments <- sigma(null)^2 * rchisq(draws, 3)
+  residuals <- sigma(null)^2 * rchisq(draws, 12)
+  ratio <- deviance_of(blends, residuals + treatments) - deviance_of(blends, residuals)
+  mean(ratio >= observed)
+}
+
+# The lecture's own matrices, as printed (Franc, "Simple introduction to theory of mixed models").
+toy_matrices <- function(variant) {
+  treatments <- matrix(c(1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1), 6, byrow = TRUE)
+  Z <- matrix(c(1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1), 6, byrow = TRUE)
+  same <- matrix(c(
+    1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1
+  ), 6, byrow = TRUE)
+  overfull <- cbind(1, treatments, if (variant == "fixed") Z)
+  full <- overfull[, c(1, 3, if (variant == "fixed") c(5, 6))]
+  out <- list(
+    entry("overparametrised_X", overfull, "exact", abs = 0), entry("X", full, "exact", abs = 0),
+    entry("rank_X", qr(overfull)$rank, "exact", abs = 0)
+  )
+  if (variant == "fixed") return(out)
+  V <- 4 * diag(6) + 9 * same
+  c(out, list(entry("Z", Z, "exact", abs = 0), entry("V[sigma=2, sd_block=3]", V, "rounding", rel = 1e-14)))
 }
 
 # Numbers that a lecture prints about one model and that are no part of a fit's own summary.
@@ -221,21 +300,41 @@ lecture_entries <- function(name, variant, method, fit, formula, data, contrasts
     out <- c(out, list(
       entry("gamma_bale", ratio, "variance", rel = 2e-6),
       entry("icc_bale", ratio / (1 + ratio), "variance", rel = 2e-6),
-      entry("weight_bale", 1 / (1 + 4 * ratio), "variance", rel = 2e-6)
+      entry("weight_bale", 1 / (1 + 4 * ratio), "variance", rel = 2e-6),
+      entry("marginal_block_bale", sigma(fit)^2 * (diag(4) + ratio), "variance", rel = 2e-6)
     ))
   }
   if (name %in% c("tablets", "tablets_missing") && method == "REML") {
     sequential <- (chol(solve(as.matrix(vcov(fit)))) %*% fixef(fit))^2
-    out <- c(out, list(entry("sequential_F", labelled(sequential, c("Intercept", "method[hplc]")), "variance", rel = 2e-6)))
+    labels <- c("Intercept", "method[hplc]")
+    df <- nlme::lme(y ~ method, random = ~ 1 | tablet, data = data)$fixDF$X
+    p <- 2 * pt(-abs(fixef(fit) / sqrt(diag(as.matrix(vcov(fit))))), df)
+    out <- c(out, list(
+      entry("sequential_F", labelled(sequential, labels), "variance", rel = 2e-6),
+      entry("containment_df", labelled(df, labels), "exact", abs = 0),
+      entry("containment_p", labelled(p, labels), "variance", rel = 1e-4)
+    ))
   }
   if (name == "penicillin_blocks" && variant == "main" && method == "ML") {
     null <- fit_lmer(yield ~ 1 + (1 | blend), data, "ML", NULL)
     ratio <- 2 * as.numeric(logLik(fit) - logLik(null))
     out <- c(out, list(
       entry("lrt[null]", ratio, "criterion", abs = 4e-8),
-      entry("lrt_p[null]", pchisq(ratio, 3, lower.tail = FALSE), "criterion", abs = 1e-8)
+      entry("lrt_p[null]", pchisq(ratio, 3, lower.tail = FALSE), "criterion", abs = 1e-8),
+      entry("bootstrap_p[null]", bootstrap_p(null, ratio), "bootstrap", abs = 0.06)
     ))
   }
+  if (name == "shrinkage_simulation" && variant == "main" && method == "ML") {
+    kept <- 1 - 1 / (1 + 3 * as.numeric(VarCorr(fit)$individual) / sigma(fit)^2)
+    truth <- data$U[!duplicated(data$individual)]
+    means <- tapply(data$y, data$individual, mean) - mean(data$y)
+    out <- c(out, list(
+      entry("kept_individual", kept, "variance", rel = 2e-6),
+      entry("squared_error_ranef[U]", sum((ranef(fit)$individual[, 1] - truth)^2), "variance", rel = 4e-6),
+      entry("squared_error_means[U]", sum((means - truth)^2), "closed", rel = 1e-10)
+    ))
+  }
+  if (name == "toy_blocks" && method == "REML") out <- c(out, toy_matrices(variant))
   out
 }
 
@@ -249,33 +348,118 @@ lmer_entries <- function(name, spec, variant, method, data) {
   c(
     criteria_entries(loglik, attr(logLik(fit), "df"), nobs(fit)),
     list(
-      entry("sigma", sigma(fit), "sd", rel = 1e-6),
+      entry("sigma", sigma(fit), "sd", rel = 1e-6), entry("var_residual", sigma(fit)^2, "variance", rel = 2e-6),
       entry("theta", as.list(unname(theta)), if (all(theta == 0)) "exact" else "sd",
             abs = if (all(theta == 0)) 0 else 1e-6 * max(theta)),
       entry("singular", as.numeric(isSingular(fit)), "exact", abs = 0)
     ),
     fixed_entries(fixef(fit), as.matrix(vcov(fit)), spec),
     unlist(lapply(names(groups), function(g) group_entries(fit, g, groups[[g]], spec)), recursive = FALSE),
-    list(
+    if (!isTRUE(spec$brief)) list(
       entry("fitted", as.numeric(fitted(fit)), "residual", abs = 1e-6 * sigma(fit)),
       entry("population", as.numeric(predict(fit, re.form = NA)), "residual", abs = 1e-6 * sigma(fit))
     ),
     lecture_entries(name, variant, method, fit, formula, data, contrasts),
-    deviance_at(formula, data, method, contrasts, as.numeric(theta))
+    deviance_at(formula, data, method, contrasts, as.numeric(theta), isTRUE(spec$brief))
   )
 }
 
-lm_entries <- function(spec, variant, method, data) {
+lm_entries <- function(name, spec, variant, method, data) {
   fit <- lm(spec$variants[[variant]], data, contrasts = spec$contrasts[[variant]])
   loglik <- logLik(fit, REML = method == "REML")
   n <- nobs(fit)
   sigma <- sqrt(deviance(fit) / if (method == "REML") df.residual(fit) else n)
   covariance <- vcov(fit) * (sigma / summary(fit)$sigma)^2
   c(
-    criteria_entries(as.numeric(loglik), attr(loglik, "df"), n), list(entry("sigma", sigma, "closed", rel = 1e-10)),
-    fixed_entries(coef(fit), covariance, spec), 
-    list(entry("fitted", as.numeric(fitted(fit)), "closed", abs = 1e-10))
+    criteria_entries(as.numeric(loglik), attr(loglik, "df"), n), list(entry("sigma", sigma, "closed", rel = 1e-10), entry("var_residual", sigma^2, "closed", rel = 1e-10)),
+    fixed_entries(coef(fit), covariance, spec),
+    list(entry("fitted", as.numeric(fitted(fit)), "closed", abs = 1e-10)),
+    if (name == "toy_blocks" && method == "REML") toy_matrices(variant)
   )
+}
+
+# Analyses without random effects that a lecture sets beside the mixed model; tests/classical.py computes them again.
+anova_table <- function(formula, data) {
+  table <- anova(lm(formula, data))
+  rows <- rownames(table)
+  tested <- !is.na(table[["F value"]])
+  list(
+    ss = labelled(table[["Sum Sq"]], rows), df = labelled(table[["Df"]], rows), ms = labelled(table[["Mean Sq"]], rows),
+    F = labelled(table[["F value"]][tested], rows[tested]), p = labelled(table[["Pr(>F)"]][tested], rows[tested])
+  )
+}
+
+mean_of <- function(values) {
+  found <- t.test(values)
+  list(
+    mean = mean(values), var = var(values), sd = sd(values), se = sd(values) / sqrt(length(values)),
+    t = found$statistic[[1]], df = found$parameter[[1]], p = found$p.value, interval = as.numeric(found$conf.int)
+  )
+}
+
+least_squares_means <- function(data) {
+  fit <- lm(y ~ tablet + method, data)
+  over <- function(method) {
+    tablet <- factor(levels(data$tablet), levels(data$tablet))
+    rows <- data.frame(tablet = tablet, method = factor(method, levels(data$method)))
+    colMeans(model.matrix(~ tablet + method, rows))
+  }
+  rows <- rbind(hplc = over("hplc"), nir = over("nir"))
+  rows <- rbind(rows, difference = rows[1, ] - rows[2, ])
+  estimate <- drop(rows %*% coef(fit))
+  se <- sqrt(diag(rows %*% vcov(fit) %*% t(rows)))
+  df <- df.residual(fit)
+  labels <- rownames(rows)
+  list(
+    mean = labelled(estimate, labels), se = labelled(se, labels), t = labelled(estimate / se, labels), df = df,
+    p = labelled(2 * pt(-abs(estimate / se), df), labels),
+    lower = labelled(estimate - qt(0.975, df) * se, labels), upper = labelled(estimate + qt(0.975, df) * se, labels)
+  )
+}
+
+overall <- function(formula, data) {
+  found <- summary(lm(formula, data))
+  F <- found$fstatistic
+  list(
+    sigma = found$sigma, df = c(F[[2]], F[[3]]), r2 = found$r.squared, adjusted_r2 = found$adj.r.squared,
+    F = F[[1]], p = pf(F[[1]], F[[2]], F[[3]], lower.tail = FALSE)
+  )
+}
+
+classical <- list(
+  wool = list(
+    anova = function(d) anova_table(y ~ bale, d),
+    means = function(d) list(mean = means_by(d$y, d$bale), total_ss = sum((d$y - mean(d$y))^2))
+  ),
+  penicillin_blocks = list(
+    anova = function(d) anova_table(yield ~ treat + blend, d), ols = function(d) overall(yield ~ treat + blend, d)
+  ),
+  tablets = list(
+    paired = function(d) mean_of(d$y[d$method == "hplc"] - d$y[d$method == "nir"]),
+    anova = function(d) anova_table(y ~ method + tablet, d), nir = function(d) mean_of(d$y[d$method == "nir"])
+  ),
+  tablets_missing = list(
+    anova = function(d) anova_table(y ~ tablet + method, d), means = function(d) least_squares_means(d)
+  ),
+  planks = list(anova = function(d) anova_table(humidity ~ plank * width + plank * depth + width:depth, d)),
+  patents = list(
+    applicant_first = function(d) anova_table(share ~ applicant + examiner + technology, d),
+    technology_first = function(d) anova_table(share ~ technology + examiner + applicant, d)
+  )
+)
+
+classical_entries <- function(name, data) {
+  items <- list()
+  for (analysis in names(classical[[name]])) {
+    values <- classical[[name]][[analysis]](data)
+    rows <- printed[printed$model == name & printed$variant == analysis & printed$method == "classical", ]
+    if (length(absent <- setdiff(rows$quantity, names(values)))) stop(name, ": not computed: ", toString(absent))
+    found <- lapply(names(values), function(quantity) entry(quantity, values[[quantity]], "closed", rel = 1e-9))
+    items <- c(items, lapply(found, function(item) {
+      c(list(variant = analysis, method = "classical"), attach_printed(item, rows))
+    }))
+  }
+  items
 }
 
 attach_printed <- function(item, rows) {
@@ -292,7 +476,7 @@ attach_printed <- function(item, rows) {
 
 entries_of <- function(name, spec, variant, method, data) {
   random <- length(findbars(spec$variants[[variant]])) > 0
-  items <- if (random) lmer_entries(name, spec, variant, method, data) else lm_entries(spec, variant, method, data)
+  items <- if (random) lmer_entries(name, spec, variant, method, data) else lm_entries(name, spec, variant, method, data)
   rows <- printed[printed$model == name & printed$variant == variant & printed$method == method, ]
   absent <- setdiff(rows$quantity, sapply(items, `[[`, "quantity"))
   if (length(absent)) stop(name, ": printed but not computed: ", toString(absent))
@@ -307,6 +491,7 @@ write_reference <- function(name, spec) {
   for (variant in names(spec$variants)) {
     for (method in both) items <- c(items, entries_of(name, spec, variant, method, data))
   }
+  items <- c(items, classical_entries(name, data))
   software <- sprintf("lme4 %s, R %s", packageDescription("lme4")$Version, getRversion())
   head <- sprintf('{"model": "%s",\n "source": "%s (tests/reference/make_reference.R)",\n "entries": [', name, software)
   lines <- vapply(items, as_line, "")

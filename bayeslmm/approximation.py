@@ -1,0 +1,238 @@
+"""A model of any family as Laplace's objective: −2 log-likelihood and its gradient in (θ, β, log φ)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from bayeslmm.exact.densities import mean_slopes, means
+from bayeslmm.exact.factor import factorise
+from bayeslmm.exact.inverse import selected_inverse
+from bayeslmm.exact.laplace import Approximation, Mode, Observed, curve, find_mode, laplace, right_hand_sides
+from bayeslmm.exact.products import weighted_design
+from bayeslmm.exact.pullback import logdet_products
+from bayeslmm.exact.quadrature import adaptive, nodes_of
+from bayeslmm.exact.rows import weigh
+from bayeslmm.family import LINKS, family_of, linked
+from bayeslmm.model import Model
+
+Array = NDArray[np.float64]
+# Largest change of η at which a fit without effects has come to rest.
+AT_REST = 1e-9
+
+
+class Point(NamedTuple):
+    """Parameters in their own units: θ, β and the log of the dispersion (0 where there is none)."""
+
+    theta: Array
+    beta: Array
+    aux: float
+
+
+class Laplace:
+    """Laplace's approximation for one model; keeps the last mode as the next start.
+
+    Parameters
+    ----------
+    model : Model
+        Any family.
+    information : {"observed", "expected"}
+        Whether the curvature in log|M| is observed or expected.
+    joint : bool
+        Whether β is at the mode together with the effects, instead of a parameter (lme4's nAGQ = 0).
+    """
+
+    def __init__(self, model: Model, information: str = "observed", joint: bool = False) -> None:
+        design, family = model.design, family_of(model.family)
+        self.model, self.joint, self.expected = model, joint, information == "expected"
+        self.count = 1  # nodes per dimension
+        self.has_dispersion = family.dispersion is not None
+        n, p = design.fixed.X.shape
+        self.p = p
+        self.system, self.rows, self.place, self.scale, self.effect_scale = weighted_design(
+            design, model.structure, p + 1 if joint else 1
+        )
+        self.observed = Observed(
+            family.code,
+            LINKS[model.link],
+            np.ascontiguousarray(design.y, float),
+            np.ones(n) if design.trials is None else design.trials,
+            np.ones(n) if design.weights is None else design.weights,
+            np.zeros(n) if design.offset is None else design.offset,
+            np.ascontiguousarray(design.fixed.X),
+        )
+        self.b = np.zeros((len(self.system.B), 1))
+        self.beta = np.zeros(p)
+
+    def lam(self, theta: Array) -> Array:
+        """The scaled λ of all factors in one vector."""
+        lam = np.zeros(self.system.lam_at[-1])
+        lam[self.place] = theta * self.scale
+        return lam
+
+    def at(self, point: Point) -> Approximation:
+        """The approximation and its gradient; from the last mode and, where that fails, from 0."""
+        beta = self.beta if self.joint else point.beta
+        for start, beta_start in ((self.b, beta), (np.zeros_like(self.b), np.zeros(self.p) if self.joint else beta)):
+            found = laplace(
+                self.system, self.rows, self.observed, self.lam(point.theta), beta_start, point.aux, start, self.joint,
+                self.expected,
+            )  # fmt: skip
+            if found.mode.converged and np.isfinite(found.value):
+                self.b, self.beta = found.mode.b, found.mode.beta
+                break
+        return found
+
+    def mode(self, point: Point) -> Mode:
+        """b̂ at the parameters."""
+        lam = self.lam(point.theta)
+        return find_mode(self.system, self.rows, self.observed, lam, point.beta, point.aux, self.b, False)
+
+    def conditional_blocks(self, point: Point, mode: Mode) -> list[Array]:
+        """ΛM⁻¹Λ' in each level's block (levels, k, k), factor by factor, in the scale of the columns."""
+        s, lam = self.system, self.lam(point.theta)
+        at = curve(self.observed, mode.eta, point.aux, self.expected)
+        weigh(s, self.rows, at.weight)
+        A11, _, A22 = logdet_products(s, lam, selected_inverse(s, factorise(s, lam)), 1.0)
+        found = []
+        for f, factor in enumerate(self.model.structure.factors):
+            k = factor.width
+            if f == 0:
+                found.append(A11.reshape(-1, k, k))
+                continue
+            diagonal = np.flatnonzero((s.rest_row == s.rest_col) & (s.rest_row_factor == f))
+            place = np.argsort(self.model.structure.node_level[self.model.structure.node_factor == f])
+            own = s.rest_at[diagonal[np.argsort(s.rest_row[diagonal])]][place]
+            found.append(A22[own[:, None] + np.arange(k * k)].reshape(-1, k, k))
+        return found
+
+    def coefficient_precision(self, point: Point) -> Array:
+        """Precision of β given θ and φ, X'WX − X'WZΛM⁻¹Λ'Z'WX, at the joint mode."""
+        found = self.at(point).mode
+        at = curve(self.observed, found.eta, point.aux, self.expected)
+        weigh(self.system, self.rows, at.weight)
+        V = right_hand_sides(self.system, self.rows, self.observed, at.weight, at.first, True)
+        Y = factorise(self.system, self.lam(point.theta)).Y
+        return np.asarray((self.observed.X.T @ V - (Y.T @ Y)[:-1])[:, :-1])
+
+    def minus_twice(self, point: Point) -> tuple[float, Array]:
+        """−2 log-likelihood and its gradient in θ, β (unless joint) and log φ (where there is one); +inf without a mode."""
+        found = self.at(point)
+        parts = [found.lam_bar[self.place] * self.scale, found.beta_bar[: 0 if self.joint else self.p]]
+        parts += [np.array([found.aux_bar])] if self.has_dispersion else []
+        gradient = -2.0 * np.concatenate(parts)
+        if not (found.mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
+            return np.inf, np.zeros_like(gradient)
+        return -2.0 * found.value, gradient
+
+    def point(self, x: Array) -> Point:
+        """Parameters from one vector (θ, β unless joint, log φ where there is one)."""
+        m = self.model.n_theta
+        stop = m if self.joint else m + self.p
+        return Point(x[:m], x[m:stop], float(x[stop]) if self.has_dispersion else 0.0)
+
+    def start(self) -> Start:
+        """Where a search begins: a fit without effects, after a few steps."""
+        return without_effects(self.model, 3)
+
+
+class Start(NamedTuple):
+    """A fit without effects: coefficients, log dispersion by moments, the triangle that orthogonalises X, and η."""
+
+    beta: Array
+    aux: float
+    R: Array
+    eta: Array
+
+
+def start_at(model: Model) -> Array:
+    """η of the fit without effects."""
+    return without_effects(model, 50).eta
+
+
+def without_effects(model: Model, most: int) -> Start:
+    """Iteratively reweighted least squares without random effects, to rest or for a number of steps."""
+    design, family, link = model.design, family_of(model.family), LINKS[model.link]
+    X, trials = design.fixed.X, np.ones(design.nobs) if design.trials is None else design.trials
+    weights = 1.0 if design.weights is None else design.weights
+    offset = np.zeros(design.nobs) if design.offset is None else design.offset
+    mu = family.rough_mean(design.y, design.trials)
+    eta, aux, change, steps = linked(model.link, mu), 0.0, np.inf, 0
+    while change > AT_REST and steps < most:
+        steps += 1
+        slope = mean_slopes(link, eta)
+        root = np.sqrt(weights * slope**2 / family.variance(mu, float(np.exp(aux)), trials))
+        z = eta - offset + (design.y / trials - mu) / slope
+        Q, R = np.linalg.qr(X * root[:, None])
+        beta = solve_triangular(R, Q.T @ (z * root)) if X.shape[1] else np.empty(0)
+        trial = offset + X @ beta
+        moved = means(link, trial)
+        if not _inside(model.family, moved):
+            break
+        change = float(np.max(np.abs(trial - eta)))
+        eta, mu = trial, moved
+        aux = _rough_dispersion(model.family, design.y / trials, mu)
+    return Start(beta, aux, R, eta)
+
+
+def _inside(family: str, mu: Array) -> bool:
+    upper = 1.0 if family in ("bernoulli", "binomial", "betabinomial", "beta") else np.inf
+    return bool(family == "gaussian" or ((mu > 0) & (mu < upper)).all())
+
+
+def _rough_dispersion(family: str, y: Array, mu: Array) -> float:
+    """Log of the dispersion by moments."""
+    if family == "gaussian":
+        return float(0.5 * np.log(np.mean((y - mu) ** 2)))
+    if family in ("gamma", "wald"):
+        unit = mu**2 if family == "gamma" else mu**3
+        return float(-np.log(np.mean((y - mu) ** 2 / unit)))
+    if family == "beta":
+        return float(np.log(max(np.mean(mu * (1 - mu)) / np.mean((y - mu) ** 2) - 1.0, 1.0)))
+    if family == "negativebinomial":
+        excess = np.mean((y - mu) ** 2 - mu) / np.mean(mu**2)
+        return float(-np.log(max(excess, 0.05)))
+    if family == "negativebinomial1":
+        return float(np.log(max(np.mean((y - mu) ** 2 / mu) - 1.0, 0.05)))
+    return float(np.log(5.0)) if family == "betabinomial" else 0.0
+
+
+class Quadrature(Laplace):
+    """Adaptive Gauss-Hermite quadrature for one grouping factor.
+
+    Parameters
+    ----------
+    model : Model
+        With one grouping factor and at most three effects on it.
+    information : {"observed", "expected"}
+        The curvature that scales the nodes.
+    nodes : int
+        Nodes per dimension.
+    """
+
+    def __init__(self, model: Model, information: str, nodes: int) -> None:
+        super().__init__(model, information)
+        factor = model.structure.factors[0]
+        self.count, self.nodes = nodes, nodes_of(nodes, factor.width)
+        self.order = np.argsort(factor.codes, kind="stable").astype(np.int64)
+        self.level_start = np.searchsorted(factor.codes[self.order], np.arange(factor.count + 1)).astype(np.int64)
+
+    def minus_twice(self, point: Point) -> tuple[float, Array]:
+        """−2 log-likelihood and its gradient in θ, β and log φ; +inf without a mode."""
+        mode = self.mode(point)
+        fixed = self.observed.offset + self.observed.X @ point.beta
+        k = self.model.structure.factors[0].width
+        at = curve(self.observed, mode.eta, point.aux, self.expected)
+        found = adaptive(
+            self.observed, self.rows.columns, self.order, self.level_start, self.lam(point.theta).reshape(k, k), fixed,
+            mode.b.reshape(-1, k), at, point.aux, self.expected, self.nodes,
+        )  # fmt: skip
+        parts = [found.lam.ravel()[self.place] * self.scale, found.beta, np.full(int(self.has_dispersion), found.aux)]
+        gradient = -2.0 * np.concatenate(parts)
+        if not (mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
+            return np.inf, np.zeros_like(gradient)
+        self.b = mode.b
+        return -2.0 * found.value, gradient

@@ -1,0 +1,69 @@
+"""What a model is, in words and symbols: its two stages, its data, its priors."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bayeslmm.family import family_of
+
+if TYPE_CHECKING:
+    from bayeslmm.model import Model
+
+
+def describe(model: Model) -> str:
+    """The model as it prints.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    str
+    """
+    return "\n".join([*_equations(model), "", *_data(model), "", *_prior_lines(model)])
+
+
+def _equations(model: Model) -> list[str]:
+    fixed = "X[i]·β" if model.design.fixed.names else "0"
+    offset = "offset[i] + " if model.design.offset is not None else ""
+    indices = [re.sub(r"\W", "_", group).lower()[:12] for group in model.groups]
+    random = "".join(f" + z_{g}[i]·u_{g}[{g}[i]]" for g in indices)
+    lines = [model.formula.text, "", f"stage 1   {_first_stage(model, offset + fixed + random)}"]
+    for group, short in zip(model.groups, indices, strict=True):
+        shapes = ", ".join(f"({', '.join(t.effects)}) {t.covariance.label}" for t in model.terms if t.group == group)
+        lines.append(f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(model.levels(group))};  {shapes}")
+    if model.stages is not None:
+        lines += ["", str(model.stages)]
+    return lines
+
+
+def _first_stage(model: Model, predictor: str) -> str:
+    response, weighted = model.design.response, model.design.weights is not None
+    if model.family == "gaussian":
+        return f"{response}[i] ~ Normal({predictor}, {'σ²/w[i]' if weighted else 'σ²'})"
+    name, dispersion = family_of(model.family).name.capitalize(), family_of(model.family).dispersion
+    weights = ", log density times w[i]" if weighted else ""
+    return f"{response}[i] ~ {name}(μ[i]{', ' + dispersion if dispersion else ''}), {model.link}(μ[i]) = {predictor}{weights}"
+
+
+def _data(model: Model) -> list[str]:
+    design = model.design
+    lines = [
+        f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")
+    ]
+    lines.append(f"β         {', '.join(design.fixed.names) or 'none'}")
+    if design.fixed.dropped:
+        lines.append(f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)")
+    sizes = ", ".join(f"{g}: {len(model.levels(g))} levels x {len(model.effects(g))}" for g in model.groups)
+    lines.append(f"u         {sizes or 'none'}")
+    lines.append(f"blocks    {model.structure}")
+    return lines
+
+
+def _prior_lines(model: Model) -> list[str]:
+    rows = model.priors.describe()
+    width = max(len(name) for name, _, _ in rows)
+    title = "priors (for the posterior and MAP)" if model.family == "gaussian" else "priors (for the posterior)"
+    return [title] + [f"  {n:<{width}}  {p}  ({w})" for n, p, w in rows]

@@ -1,0 +1,350 @@
+"""Any result → tidy tables: one row per estimate, per fit, per observation; pandas, Polars or PyArrow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
+
+from bayeslmm.coefficients import coefficients
+from bayeslmm.columns import frame_of, names_of
+from bayeslmm.errors import MethodError, MissingPackageError, NotSupportedError
+from bayeslmm.estimates import estimates, parameter_names
+from bayeslmm.intervals import confint
+from bayeslmm.posterior import Posterior
+from bayeslmm.predict import predict
+from bayeslmm.result import PointFit
+
+Array = NDArray[np.float64]
+Backend = Literal["pandas", "polars", "pyarrow"]
+EFFECTS = ("fixed", "ran_pars", "ran_vals")
+TEXT = ("effect", "group", "level", "term", "method")
+
+
+def tidy(
+    result: PointFit | Posterior,
+    effects: str | Sequence[str] = ("fixed", "ran_pars"),
+    *,
+    conf_int: bool = False,
+    conf_level: float = 0.95,
+    conf_method: str | None = None,
+    df: str | None = None,
+    backend: Backend | None = None,
+) -> Any:
+    """One row per estimate, in the columns that users of R's broom.mixed know.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        What to read.
+    effects : str or sequence of str
+        Which rows, in this order: "fixed" coefficients; "ran_pars", the sds (``sd__Days``) and correlations
+        (``cor__Intercept.Days``) of the random effects and σ (``sd__Observation`` of the group Residual); "ran_vals",
+        the random effects themselves.
+    conf_int : bool
+        Whether to add conf_low and conf_high.
+    conf_level : float
+        Their probability.
+    conf_method : str, optional
+        As in `bl.confint`: "wald" or "profile" for a point fit, "eti" or "hdi" for a posterior. Wald's intervals of
+        coefficients use t with the df of the row, so that they agree with its p-value. Random effects have normal
+        conditional intervals at a point fit, equal-tailed ones in a posterior, whatever is given here.
+    df : str, optional
+        Degrees of freedom of the tests of coefficients, as in `bl.coefficients`. Satterthwaite's for REML and ML,
+        infinite for MAP and other families than the Gaussian.
+    backend : {"pandas", "polars", "pyarrow"}, optional
+        Kind of table; that of the model's data if not given (pandas for a dict).
+
+    Returns
+    -------
+    table
+        effect, group, level, term, estimate, std_error; a point fit's statistic, df, p_value; a posterior's rhat and
+        ess_bulk (its std_error is the posterior sd). What a row does not have is missing.
+
+    Raises
+    ------
+    MethodError
+        Unknown effects, or a method that the result does not have.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> rows = bl.tidy(bl.fit(bl.load("models/sleepstudy")), conf_int=True)
+    >>> rows.set_index("term").loc["Days", ["estimate", "conf_low"]].astype(float).round(2).tolist()
+    [10.47, 7.21]
+    """
+    _check(result, effects)
+    if not 0 < conf_level < 1:
+        raise MethodError(f"conf_level is a probability between 0 and 1, got {conf_level!r}")
+    wanted = [effects] if isinstance(effects, str) else list(effects)
+    parts = {
+        "fixed": lambda: _fixed(result, conf_level, conf_method, df, conf_int),
+        "ran_pars": lambda: _ran_pars(result, conf_level, conf_method, conf_int),
+        "ran_vals": lambda: _ran_vals(result, conf_level, conf_int),
+    }
+    rows = pd.concat([parts[kind]().assign(effect=kind) for kind in wanted], ignore_index=True)
+    own = ["rhat", "ess_bulk"] if isinstance(result, Posterior) else ["statistic", "df", "p_value"]
+    names = ["effect", "group", "level", "term", "estimate", "std_error", *own]
+    return given_back(rows.reindex(columns=[*names, *(["conf_low", "conf_high"] if conf_int else [])]), result, backend)
+
+
+def _check(result: Any, effects: Any) -> None:
+    if not isinstance(result, PointFit | Posterior):
+        raise MethodError(f"tidy tables are of what bl.fit or bl.sample gave; got {type(result).__name__}")
+    wanted = [effects] if isinstance(effects, str) else list(effects)
+    unknown = [kind for kind in wanted if kind not in EFFECTS]
+    if unknown or not wanted:
+        raise MethodError(f"effects={effects!r}: choose from {', '.join(EFFECTS)}")
+
+
+def _fixed(result: Any, level: float, method: str | None, df: str | None, intervals: bool) -> pd.DataFrame:
+    names = list(result.model.design.fixed.names)
+    if isinstance(result, Posterior):
+        rows = _of_draws(result, [f"fixef[{name}]" for name in names], level, method, intervals)
+        return rows.assign(term=names)
+    plain = result.method in ("REML", "ML") and result.model.family == "gaussian"
+    table = coefficients(result, df or ("satterthwaite" if plain else "asymptotic"))
+    columns = {"estimate": table.iloc[:, 0], "std_error": table.iloc[:, 1], "statistic": table.iloc[:, -2]}
+    rows = pd.DataFrame(columns).assign(df=table["df"], p_value=table.iloc[:, -1], term=names).reset_index(drop=True)
+    if not intervals:
+        return rows
+    if method in (None, "wald"):
+        tail, degrees = 0.5 + 0.5 * level, rows["df"].to_numpy(float)
+        quantile = np.where(np.isfinite(degrees), stdtrit(degrees, tail), ndtri(tail))
+        reach = quantile * rows["std_error"]
+        return rows.assign(conf_low=rows["estimate"] - reach, conf_high=rows["estimate"] + reach)
+    bounds = confint(result, level, method, [f"fixef[{name}]" for name in names]).to_numpy()  # type: ignore[arg-type]
+    return rows.assign(conf_low=bounds[:, 0], conf_high=bounds[:, 1])
+
+
+def _ran_pars(result: Any, level: float, method: str | None, intervals: bool) -> pd.DataFrame:
+    places, names = _places(result)
+    if isinstance(result, Posterior):
+        rows = _of_draws(result, names, level, method, intervals)
+    elif result.model.family != "gaussian" and not intervals:
+        rows = pd.DataFrame({"estimate": _natural(result), "std_error": np.nan})
+    else:
+        found = estimates(result, "")
+        at = [found.at(name) for name in names]
+        rows = pd.DataFrame({"estimate": found.estimate[at], "std_error": found.uncertainty[at]})
+        if intervals:
+            bounds = confint(result, level, method, names).to_numpy()  # type: ignore[arg-type]
+            rows = rows.assign(conf_low=bounds[:, 0], conf_high=bounds[:, 1])
+    return rows.assign(group=[group for group, _ in places], term=[term for _, term in places])
+
+
+def _natural(fit: PointFit) -> Array:
+    """Sds and correlations, group by group."""
+    parts = [np.empty(0)]
+    for group in fit.model.groups:
+        parts += [fit.group_sd[group], np.array([fit.group_corr[group][i, j] for i, j in fit.model.pairs(group)])]
+    return np.concatenate(parts)
+
+
+def _places(result: Any) -> tuple[list[tuple[str, str]], list[str]]:
+    """Group and term of each sd, correlation and σ, and its public name."""
+    model = result.model
+    found: dict[str, tuple[str, str]] = {}
+    for group in model.groups:
+        effects = model.effects(group)
+        found |= {f"sd_{group}[{effect}]": (group, f"sd__{effect}") for effect in effects}
+        found |= {
+            f"corr_{group}[{effects[i]}, {effects[j]}]": (group, f"cor__{effects[i]}.{effects[j]}")
+            for i, j in model.pairs(group)
+        }
+    found |= {"sigma": ("Residual", "sd__Observation")} if model.family == "gaussian" else {}
+    names = [name for name in parameter_names(model) if name in found]
+    return [found[name] for name in names], names
+
+
+def _of_draws(post: Posterior, names: Sequence[str], level: float, method: str | None, intervals: bool) -> pd.DataFrame:
+    found = estimates(post, "")
+    at, summary = [found.at(name) for name in names], post.summary(kind="diagnostics").loc[list(names)]
+    rows = pd.DataFrame({"estimate": found.estimate[at], "std_error": found.uncertainty[at]})
+    rows = rows.assign(rhat=summary["r_hat"].to_numpy(float), ess_bulk=summary["ess_bulk"].to_numpy(float))
+    if intervals and names:
+        bounds = confint(post, level, method, list(names)).to_numpy()  # type: ignore[arg-type]
+        rows = rows.assign(conf_low=bounds[:, 0], conf_high=bounds[:, 1])
+    return rows
+
+
+def _ran_vals(result: Any, level: float, intervals: bool) -> pd.DataFrame:
+    parts = [pd.DataFrame(columns=["group", "level", "term", "estimate", "std_error"])]
+    for group, effects in result.ranef.items():
+        index = pd.MultiIndex.from_product([effects.index, effects.columns])
+        place = {"group": group, "level": index.get_level_values(0), "term": index.get_level_values(1)}
+        rows = pd.DataFrame(place | {"estimate": effects.to_numpy().ravel()})
+        parts.append(_spread(rows, result, group, level, intervals))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+
+def _spread(rows: pd.DataFrame, result: Any, group: str, level: float, intervals: bool) -> pd.DataFrame:
+    """Standard errors of a group's effects; intervals; for draws R-hat and effective sizes where draws were kept."""
+    if isinstance(result, PointFit):
+        rows["std_error"] = np.sqrt(np.diagonal(result.ranef_cov[group], axis1=1, axis2=2)).ravel()
+        reach = float(ndtri(0.5 + 0.5 * level)) * rows["std_error"]
+        return rows.assign(conf_low=rows["estimate"] - reach, conf_high=rows["estimate"] + reach)
+    rows["std_error"] = result.ranef_sd[group].to_numpy().ravel()
+    if f"ranef_{group}" not in result.data["posterior"].data_vars:
+        return rows
+    summary = result.summary(kind="diagnostics", var_names=[f"ranef_{group}"])
+    rows = rows.assign(rhat=summary["r_hat"].to_numpy(float), ess_bulk=summary["ess_bulk"].to_numpy(float))
+    if intervals:
+        tails = [0.5 - 0.5 * level, 0.5 + 0.5 * level]
+        low, high = np.quantile(result.draws(f"ranef_{group}"), tails, axis=0)
+        rows = rows.assign(conf_low=low.ravel(), conf_high=high.ravel())
+    return rows
+
+
+def glance(result: PointFit | Posterior, *, backend: Backend | None = None) -> Any:
+    """One row about the whole fit.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        What to read.
+    backend : {"pandas", "polars", "pyarrow"}, optional
+        Kind of table; that of the model's data if not given.
+
+    Returns
+    -------
+    table
+        A point fit: method, nobs, sigma, logLik, AIC, BIC, REMLcrit (for REML) or deviance, df (parameters),
+        df_residual. A posterior: nobs, sigma, chains, draws, rhat (largest), ess_bulk (smallest), divergences.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> float(bl.glance(bl.fit(bl.load("models/sleepstudy")))["REMLcrit"].round(4).iloc[0])
+    1743.6283
+    """
+    _check(result, EFFECTS)
+    row: dict[str, Any]
+    if isinstance(result, Posterior):
+        sizes, found = result.data["posterior"].sizes, result.diagnostics
+        row = {"method": "posterior", "nobs": result.nobs, "sigma": result.sigma}
+        row |= {"chains": int(sizes["chain"]), "draws": int(sizes["draw"]), "rhat": found.r_hat}
+        row |= {"ess_bulk": found.ess_bulk, "divergences": found.divergences}
+    else:
+        row = {"method": result.method, "nobs": result.nobs, "sigma": result.sigma, "logLik": result.loglik}
+        row |= {"AIC": result.aic, "BIC": result.bic}
+        row |= {"REMLcrit" if result.method == "REML" else "deviance": result.deviance}
+        row |= {"df": result.df, "df_residual": result.nobs - result.df}
+    return given_back(pd.DataFrame([row]), result, backend)
+
+
+def augment(result: PointFit | Posterior, data: Any = None, *, backend: Backend | None = None) -> Any:
+    """One row per observation: the data with what the fit says of each row.
+
+    Parameters
+    ----------
+    result : PointFit or Posterior
+        What was fitted.
+    data : table, optional
+        New rows; without it the rows used.
+    backend : {"pandas", "polars", "pyarrow"}, optional
+        Kind of table; that of the data if not given.
+
+    Returns
+    -------
+    table
+        The columns of the data, then ``.fitted`` (with the random effects), ``.resid``, ``.fixed`` (without them),
+        ``.mu`` (the mean), ``.offset``, ``.weights``; for a point fit also ``.hat`` and ``.cooksd``. New rows have
+        ``.fitted`` and ``.se_fit``.
+
+    Raises
+    ------
+    UnseenLevelError, DataError
+        New rows that cannot be predicted.
+    NotSupportedError
+        The rows used, of another family than the Gaussian.
+
+    Notes
+    -----
+    ``.hat`` is the diagonal of H in ŷ = Hy given θ: h = w se²/σ², se that of the prediction. ``.cooksd`` is
+    ``w r² h / (p σ² (1 − h)²)``, as `cooks.distance` of lme4 has it.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> rows = bl.augment(bl.fit(bl.load("models/sleepstudy")))
+    >>> rows[["Reaction", ".fitted", ".hat"]].round(3).iloc[0].tolist()
+    [249.56, 253.664, 0.229]
+    """
+    _check(result, EFFECTS)
+    if data is not None:
+        new = predict(result, data, interval=None)
+        return _joined(data, None, {".fitted": new["mean"], ".se_fit": new["se"]}, backend)
+    design = result.model.design
+    if result.model.family != "gaussian":
+        raise NotSupportedError(
+            "augment of the rows used is for Gaussian models; bl.predict and .fitted have the means"
+        )
+    fitted = result.fitted.to_numpy()
+    offset = np.zeros(design.nobs) if design.offset is None else np.asarray(design.offset)
+    weights = np.ones(design.nobs) if design.weights is None else np.asarray(design.weights)
+    columns: dict[str, Any] = {
+        ".fitted": fitted, ".resid": result.residuals.to_numpy(), ".fixed": design.fixed.X @ result.beta + offset,
+        ".mu": design.y - result.residuals.to_numpy(), ".offset": offset, ".weights": weights,
+    }  # fmt: skip
+    if isinstance(result, PointFit):
+        hat = weights * predict(result, interval=None)["se"].to_numpy() ** 2 / result.sigma**2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = weights * columns[".resid"] ** 2 / (len(result.beta) * result.sigma**2)
+            columns |= {".hat": hat, ".cooksd": scaled * hat / (1.0 - hat) ** 2}
+    return _joined(result.model.arguments["data"], design.rows, columns, backend)
+
+
+def _joined(data: Any, rows: Any, columns: dict[str, Any], backend: Backend | None) -> Any:
+    """The table's rows in use with further columns."""
+    table = nw.from_native(_frame(data), eager_only=True)
+    if rows is not None:
+        table = table[np.asarray(rows).tolist()]
+    series = [
+        nw.new_series(name, np.asarray(values, float), backend=table.implementation) for name, values in columns.items()
+    ]
+    if table.implementation.is_pandas_like():  # pandas aligns by index, which the data keep
+        native = table.to_native().assign(**{name: np.asarray(values, float) for name, values in columns.items()})
+        return native if backend in (None, "pandas") else _converted(native, backend)
+    joined = table.with_columns(*series)
+    own = {"polars": joined.implementation.is_polars(), "pyarrow": joined.implementation.is_pyarrow()}
+    if backend is None or own.get(backend, False):
+        return joined.to_native()
+    return joined.to_pandas() if backend == "pandas" else _converted(joined.to_pandas(), backend)
+
+
+def _frame(data: Any) -> Any:
+    return pd.DataFrame(frame_of(data, names_of(data))) if isinstance(data, dict) else data
+
+
+def given_back(frame: pd.DataFrame, result: Any, backend: Backend | None) -> Any:
+    """A result's table in the kind that was asked for, else in that of the model's data."""
+    if backend is None:
+        data = result.model.arguments["data"]
+        known = nw.from_native(data, eager_only=True, pass_through=True)
+        kind = getattr(known, "implementation", None)
+        backend = "polars" if kind and kind.is_polars() else "pyarrow" if kind and kind.is_pyarrow() else "pandas"
+    return frame if backend == "pandas" else _converted(frame, backend)
+
+
+def _converted(frame: pd.DataFrame, backend: Backend) -> Any:
+    """A pandas table as Polars or PyArrow; what is missing becomes null."""
+    if backend not in ("pandas", "polars", "pyarrow"):
+        raise MethodError(f'backend={backend!r} is not known; use "pandas", "polars" or "pyarrow"')
+    values, schema = {}, {}
+    for name in map(str, frame.columns):
+        column = frame[name]
+        kind: Any = nw.Float64() if column.dtype.kind == "f" else nw.Int64() if column.dtype.kind in "iu" else None
+        kind = nw.Boolean() if column.dtype.kind == "b" else kind
+        text = kind is None or name in TEXT
+        schema[name] = nw.String() if text else kind
+        values[name] = [None if pd.isna(v) else str(v) if text else v for v in column.tolist()]
+    try:
+        return nw.from_dict(values, schema, backend=backend).to_native()
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"backend={backend!r} needs the package {backend}: pip install {backend}") from error
