@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayeslmm.anova import anova, ranova
     from bayeslmm.archive import load_fit, save_fit
     from bayeslmm.assurance import assurance
+    from bayeslmm.attenuation import attenuation
     from bayeslmm.bootstrap import bootstrap
     from bayeslmm.calibrate import calibrate
     from bayeslmm.coefficients import coefficients
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from bayeslmm.evidence import bayes_factor, evidence
     from bayeslmm.export import export
     from bayeslmm.fit import fit
+    from bayeslmm.goodness import calibration_curve, roc, rootogram
     from bayeslmm.graph.convert import to_pymc
     from bayeslmm.influence import influence
     from bayeslmm.information import information
     from bayeslmm.interchange import to_bambi
     from bayeslmm.intervals import confint
+    from bayeslmm.laplace_error import laplace_error
     from bayeslmm.limiting import limiting_prior
     from bayeslmm.loo import compare_loo, loo
     from bayeslmm.lrtest import bootstrap_test
@@ -47,8 +50,10 @@ if TYPE_CHECKING:
     from bayeslmm.predict import predict
     from bayeslmm.priors import Prior
     from bayeslmm.profile import profile
+    from bayeslmm.quantile_residuals import quantile_residuals
     from bayeslmm.repca import repca
     from bayeslmm.report import report
+    from bayeslmm.response_curves import response_curves
     from bayeslmm.restoration import group_log_likelihood, ranef_draws
     from bayeslmm.result import PointFit
     from bayeslmm.sample import posterior, sample
@@ -69,11 +74,13 @@ __all__ = [
     "Prior",
     "anova",
     "assurance",
+    "attenuation",
     "augment",
     "bayes_factor",
     "bootstrap",
     "bootstrap_test",
     "calibrate",
+    "calibration_curve",
     "coefficients",
     "compare",
     "compare_loo",
@@ -90,6 +97,7 @@ __all__ = [
     "icc",
     "influence",
     "information",
+    "laplace_error",
     "limiting_prior",
     "load",
     "load_fit",
@@ -102,11 +110,15 @@ __all__ = [
     "power",
     "predict",
     "profile",
+    "quantile_residuals",
     "r2",
     "ranef_draws",
     "ranova",
     "repca",
     "report",
+    "response_curves",
+    "roc",
+    "rootogram",
     "sample",
     "save_fit",
     "side_by_side",
@@ -127,11 +139,13 @@ _HOME = {
     "Prior": "priors",
     "anova": "anova",
     "assurance": "assurance",
+    "attenuation": "attenuation",
     "augment": "tidy",
     "bayes_factor": "evidence",
     "bootstrap": "bootstrap",
     "bootstrap_test": "lrtest",
     "calibrate": "calibrate",
+    "calibration_curve": "goodness",
     "coefficients": "coefficients",
     "compare": "compare",
     "compare_loo": "loo",
@@ -147,6 +161,7 @@ _HOME = {
     "icc": "variation",
     "influence": "influence",
     "information": "information",
+    "laplace_error": "laplace_error",
     "limiting_prior": "limiting",
     "load": "spec",
     "load_fit": "archive",
@@ -159,11 +174,15 @@ _HOME = {
     "power": "power",
     "predict": "predict",
     "profile": "profile",
+    "quantile_residuals": "quantile_residuals",
     "r2": "variation",
     "ranef_draws": "restoration",
     "ranova": "anova",
     "repca": "repca",
     "report": "report",
+    "response_curves": "response_curves",
+    "roc": "goodness",
+    "rootogram": "goodness",
     "sample": "sample",
     "save_fit": "archive",
     "side_by_side": "sidebyside",

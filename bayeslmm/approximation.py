@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import block_diag, solve_triangular
 
 from bayeslmm.exact.densities import mean_slopes, means
 from bayeslmm.exact.factor import factorise
@@ -22,14 +22,16 @@ from bayeslmm.model import Model
 Array = NDArray[np.float64]
 # Largest change of η at which a fit without effects has come to rest.
 AT_REST = 1e-9
+NOTHING = np.empty(0)
 
 
 class Point(NamedTuple):
-    """Parameters in their own units: θ, β and the log of the dispersion (0 where there is none)."""
+    """Parameters in their own units: θ, β, log dispersion (0 where there is none), coefficients for dispersion and zeros."""
 
     theta: Array
     beta: Array
     aux: float
+    further: Array = NOTHING
 
 
 class Laplace:
@@ -49,7 +51,9 @@ class Laplace:
         design, family = model.design, family_of(model.family)
         self.model, self.joint, self.expected = model, joint, information == "expected"
         self.count = 1  # nodes per dimension
-        self.has_dispersion = family.dispersion is not None
+        self.W, self.Z0 = (np.ascontiguousarray(design.further_columns(name)) for name in ("dispersion", "zero"))
+        self.n_further = self.W.shape[1] + self.Z0.shape[1]
+        self.has_dispersion = family.dispersion is not None and not self.W.shape[1]
         n, p = design.fixed.X.shape
         self.p = p
         self.system, self.rows, self.place, self.scale, self.effect_scale = weighted_design(
@@ -63,6 +67,9 @@ class Laplace:
             np.ones(n) if design.weights is None else design.weights,
             np.zeros(n) if design.offset is None else design.offset,
             np.ascontiguousarray(design.fixed.X),
+            family.zeros,
+            np.zeros(n),
+            np.zeros(n),
         )
         self.b = np.zeros((len(self.system.B), 1))
         self.beta = np.zeros(p)
@@ -73,12 +80,19 @@ class Laplace:
         lam[self.place] = theta * self.scale
         return lam
 
+    def rows_at(self, point: Point) -> Observed:
+        """The rows with their dispersions and probabilities of a zero of its own."""
+        if not self.n_further:
+            return self.observed
+        stop = self.W.shape[1]
+        return self.observed._replace(aux_rows=self.W @ point.further[:stop], zeta=self.Z0 @ point.further[stop:])
+
     def at(self, point: Point) -> Approximation:
         """The approximation and its gradient; from the last mode and, where that fails, from 0."""
-        beta = self.beta if self.joint else point.beta
+        observed, beta = self.rows_at(point), self.beta if self.joint else point.beta
         for start, beta_start in ((self.b, beta), (np.zeros_like(self.b), np.zeros(self.p) if self.joint else beta)):
             found = laplace(
-                self.system, self.rows, self.observed, self.lam(point.theta), beta_start, point.aux, start, self.joint,
+                self.system, self.rows, observed, self.lam(point.theta), beta_start, point.aux, start, self.joint,
                 self.expected,
             )  # fmt: skip
             if found.mode.converged and np.isfinite(found.value):
@@ -89,12 +103,12 @@ class Laplace:
     def mode(self, point: Point) -> Mode:
         """b̂ at the parameters."""
         lam = self.lam(point.theta)
-        return find_mode(self.system, self.rows, self.observed, lam, point.beta, point.aux, self.b, False)
+        return find_mode(self.system, self.rows, self.rows_at(point), lam, point.beta, point.aux, self.b, False)
 
     def conditional_blocks(self, point: Point, mode: Mode) -> list[Array]:
         """ΛM⁻¹Λ' in each level's block (levels, k, k), factor by factor, in the scale of the columns."""
         s, lam = self.system, self.lam(point.theta)
-        at = curve(self.observed, mode.eta, point.aux, self.expected)
+        at = curve(self.rows_at(point), mode.eta, point.aux, self.expected)
         weigh(s, self.rows, at.weight)
         A11, _, A22 = logdet_products(s, lam, selected_inverse(s, factorise(s, lam)), 1.0)
         found = []
@@ -112,17 +126,23 @@ class Laplace:
     def coefficient_precision(self, point: Point) -> Array:
         """Precision of β given θ and φ, X'WX − X'WZΛM⁻¹Λ'Z'WX, at the joint mode."""
         found = self.at(point).mode
-        at = curve(self.observed, found.eta, point.aux, self.expected)
+        at = curve(self.rows_at(point), found.eta, point.aux, self.expected)
         weigh(self.system, self.rows, at.weight)
         V = right_hand_sides(self.system, self.rows, self.observed, at.weight, at.first, True)
         Y = factorise(self.system, self.lam(point.theta)).Y
         return np.asarray((self.observed.X.T @ V - (Y.T @ Y)[:-1])[:, :-1])
+
+    def _further_bar(self, aux: Array, zeta: Array) -> list[Array]:
+        """Derivatives by the coefficients for dispersion and zeros, from those of the rows."""
+        parts = [self.W.T @ aux] if self.W.shape[1] else []
+        return parts + ([self.Z0.T @ zeta] if self.Z0.shape[1] else [])
 
     def minus_twice(self, point: Point) -> tuple[float, Array]:
         """−2 log-likelihood and its gradient in θ, β (unless joint) and log φ (where there is one); +inf without a mode."""
         found = self.at(point)
         parts = [found.lam_bar[self.place] * self.scale, found.beta_bar[: 0 if self.joint else self.p]]
         parts += [np.array([found.aux_bar])] if self.has_dispersion else []
+        parts += self._further_bar(found.aux_rows_bar, found.zeta_bar)
         gradient = -2.0 * np.concatenate(parts)
         if not (found.mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)
@@ -132,7 +152,18 @@ class Laplace:
         """Parameters from one vector (θ, β unless joint, log φ where there is one)."""
         m = self.model.n_theta
         stop = m if self.joint else m + self.p
-        return Point(x[:m], x[m:stop], float(x[stop]) if self.has_dispersion else 0.0)
+        aux = float(x[stop]) if self.has_dispersion else 0.0
+        return Point(x[:m], x[m:stop], aux, x[stop + self.has_dispersion :])
+
+    def further_start(self, aux: float) -> tuple[Array, Array]:
+        """Coefficients of the formulas for dispersion and zeros that make them constant, and the scale to search on."""
+        share = np.clip(0.5 * np.mean(self.observed.y == 0.0), 0.02, 0.98)
+        parts, scales = [], []
+        for columns, level in ((self.W, aux), (self.Z0, float(np.log(share / (1.0 - share))))):
+            if columns.shape[1]:
+                parts.append(np.linalg.lstsq(columns, np.full(len(columns), level))[0])
+                scales.append(np.linalg.inv(np.linalg.qr(columns, mode="r")) * np.sqrt(len(columns) / 20.0))
+        return np.concatenate([NOTHING, *parts]), block_diag(np.zeros((0, 0)), *scales)
 
     def start(self) -> Start:
         """Where a search begins: a fit without effects, after a few steps."""
@@ -153,6 +184,17 @@ def start_at(model: Model) -> Array:
     return without_effects(model, 50).eta
 
 
+def working(model: Model) -> tuple[Array, Array]:
+    """Working residuals (y − μ)/μ' of the fit without effects, and their weights μ'²/Var(y)."""
+    design, family, link = model.design, family_of(model.family), LINKS[model.link]
+    at = without_effects(model, 50)
+    mu, slope = means(link, at.eta), mean_slopes(link, at.eta)
+    trials = np.ones(design.nobs) if design.trials is None else design.trials
+    prior = 1.0 if design.weights is None else design.weights
+    weights = prior * slope**2 / family.variance(mu, float(np.exp(at.aux)), trials)
+    return (design.y / trials - mu) / slope, weights
+
+
 def without_effects(model: Model, most: int) -> Start:
     """Iteratively reweighted least squares without random effects, to rest or for a number of steps."""
     design, family, link = model.design, family_of(model.family), LINKS[model.link]
@@ -170,11 +212,11 @@ def without_effects(model: Model, most: int) -> Start:
         beta = solve_triangular(R, Q.T @ (z * root)) if X.shape[1] else np.empty(0)
         trial = offset + X @ beta
         moved = means(link, trial)
-        if not _inside(model.family, moved):
+        if not _inside(family.plain, moved):
             break
         change = float(np.max(np.abs(trial - eta)))
         eta, mu = trial, moved
-        aux = _rough_dispersion(model.family, design.y / trials, mu)
+        aux = _rough_dispersion(family.plain, design.y / trials, mu)
     return Start(beta, aux, R, eta)
 
 
@@ -225,12 +267,14 @@ class Quadrature(Laplace):
         mode = self.mode(point)
         fixed = self.observed.offset + self.observed.X @ point.beta
         k = self.model.structure.factors[0].width
-        at = curve(self.observed, mode.eta, point.aux, self.expected)
+        at = curve(self.rows_at(point), mode.eta, point.aux, self.expected)
         found = adaptive(
-            self.observed, self.rows.columns, self.order, self.level_start, self.lam(point.theta).reshape(k, k), fixed,
+            self.rows_at(point), self.rows.columns, self.order, self.level_start, self.lam(point.theta).reshape(k, k), fixed,
             mode.b.reshape(-1, k), at, point.aux, self.expected, self.nodes,
         )  # fmt: skip
-        parts = [found.lam.ravel()[self.place] * self.scale, found.beta, np.full(int(self.has_dispersion), found.aux)]
+        parts = [found.lam.ravel()[self.place] * self.scale, found.beta]
+        parts += [np.array([found.aux.sum()])] if self.has_dispersion else []
+        parts += self._further_bar(found.aux, found.zeta)
         gradient = -2.0 * np.concatenate(parts)
         if not (mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from bayeslmm.conditional import by_group, conditional_covariances
 from bayeslmm.deletion import RowInverse
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.influence import cooks_distance, standardised
 from bayeslmm.model import Model
-from bayeslmm.result import PointFit, by_group, conditional_covariances
+from bayeslmm.result import PointFit
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.integer]
@@ -63,7 +64,7 @@ def standardise(fit: PointFit) -> Standardised:
     codes = level_codes(model)
     levels = {group: cooks_distance(rows.by_level(codes[group], len(model.levels(group)))) for group in model.groups}
     scaled = {
-        group: _scaled(fit.group_ranef[group] / fit.sigma, variance)
+        group: scaled_effects(fit.group_ranef[group] / fit.sigma, variance)
         for group, variance in effects_variance(fit).items()
     }
     return Standardised(
@@ -106,7 +107,7 @@ def effects_variance(fit: PointFit) -> dict[str, Array]:
     return found
 
 
-def _scaled(effects: Array, variance: Array) -> tuple[Array, Array]:
+def scaled_effects(effects: Array, variance: Array) -> tuple[Array, Array]:
     """Effects over their standard deviations (levels, k), and their squared distances from 0 (levels,)."""
     diagonal = np.diagonal(variance, axis1=1, axis2=2)
     varies = diagonal > VARIES * diagonal.max(axis=0)

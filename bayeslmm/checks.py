@@ -67,8 +67,8 @@ def checks_of(model: Model) -> list[Check]:
     codes = level_codes(model)
     found = [*_rows(model), *_along_fitted()]
     for group in model.groups:
-        found += [*_levels(model, group), *_within(group, codes[group]), *_effects(model, group, codes[group])]
-    found += [_linear(name, x) for name, x in numeric_columns(model)]
+        found += [*levels(model, group), *within(group, codes[group]), *effects(model, group, codes[group])]
+    found += [linear(name, x) for name, x in numeric_columns(model)]
     return found
 
 
@@ -86,7 +86,7 @@ def _rows(model: Model) -> Iterator[Check]:
         "that row does not belong to the model that the others follow",
         "Look at the row first: an error of entry, a unit, an unusual case. Then fit without it and see what changes, or "
         "let the residuals have heavier tails.",
-        lambda s: f"row {_furthest(np.abs(s.residual), labels)}",
+        lambda s: f"row {furthest(np.abs(s.residual), labels)}",
     )  # fmt: skip
     yield Check(
         "normal residuals", "lower", lambda s: quantile_correlation(s.residual),
@@ -100,7 +100,7 @@ def _rows(model: Model) -> Iterator[Check]:
             "influential rows", "upper", lambda s: largest(s.cooks_rows), "The largest Cook's distance of a row",
             "the coefficients depend on that row more than on any row of data simulated from the fit",
             "See bl.influence(fit): its dfbetas say which coefficient it moves. Report the estimates with and without it.",
-            lambda s: f"row {_furthest(s.cooks_rows, labels)}",
+            lambda s: f"row {furthest(s.cooks_rows, labels)}",
         )  # fmt: skip
 
 
@@ -119,14 +119,15 @@ def _along_fitted() -> Iterator[Check]:
     )  # fmt: skip
 
 
-def _levels(model: Model, group: str) -> Iterator[Check]:
+def levels(model: Model, group: str) -> Iterator[Check]:
+    """Levels of a group that stand out, or that the coefficients depend on."""
     labels = model.levels(group)
     yield Check(
         f"outlying levels: {group}", "upper", lambda s: largest(np.sqrt(s.distance[group])),
         f"The largest distance of a level of {group} from the mean of all, in standard deviations",
         "that level does not come from the normal distribution of the others",
         f"Look at its rows. A known reason is a predictor of {group}; without one, fit without it and see what changes.",
-        lambda s: f"{group} {_furthest(s.distance[group], labels)}",
+        lambda s: f"{group} {furthest(s.distance[group], labels)}",
     )  # fmt: skip
     if model.design.fixed.names:
         yield Check(
@@ -135,11 +136,12 @@ def _levels(model: Model, group: str) -> Iterator[Check]:
             "the coefficients depend on that level more than on any level of data simulated from the fit",
             f"See bl.influence(fit, {group!r}): its dfbetas say which coefficient it moves. Report the estimates with and "
             "without it.",
-            lambda s: f"{group} {_furthest(s.cooks_levels[group], labels)}",
+            lambda s: f"{group} {furthest(s.cooks_levels[group], labels)}",
         )  # fmt: skip
 
 
-def _within(group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
+def within(group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
+    """Residuals within the levels of a group: their spread, and their order."""
     if len(codes) < FEWEST_ROWS * len(np.unique(codes)):
         return
     yield Check(
@@ -157,7 +159,8 @@ def _within(group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def _effects(model: Model, group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
+def effects(model: Model, group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
+    """Random effects of a group: normal, and independent of what they should be independent of."""
     if len(model.levels(group)) < FEWEST_LEVELS:
         return
     effects = model.effects(group)
@@ -189,11 +192,11 @@ def _effects(model: Model, group: str, codes: NDArray[np.intp]) -> Iterator[Chec
 
 def _level_means(model: Model, group: str, codes: NDArray[np.intp]) -> Iterator[Check]:
     """The effects against the level means of each predictor that varies within levels."""
+    count = np.maximum(np.bincount(codes), 1)
     for name, x in zip(model.design.fixed.names, model.X.T, strict=True):
-        count = np.bincount(codes)
-        mean = np.bincount(codes, x) / np.maximum(count, 1)
+        mean, least = np.bincount(codes, x) / count, MEANS_VARY * float(np.std(x))
         within = float(np.std(x - mean[codes]))
-        if float(np.std(mean)) > MEANS_VARY * float(np.std(x)) and within > MEANS_VARY * float(np.std(x)) > 0:
+        if float(np.std(mean)) > least and within > least > 0 and _new(model.X, mean[codes]) > least:
             yield Check(
                 f"level means: {group}, {name}", "two-sided", partial(_mean_correlation, group, mean),
                 f"The correlation of the first effect of {group} with the level's mean of {name}",
@@ -202,7 +205,13 @@ def _level_means(model: Model, group: str, codes: NDArray[np.intp]) -> Iterator[
             )  # fmt: skip
 
 
-def _linear(name: str, x: Array) -> Check:
+def _new(X: Array, column: Array) -> float:
+    """How much of a column the fixed part has not; effects are orthogonal to what it has."""
+    return float(np.std(column - X @ np.linalg.lstsq(X, column, rcond=None)[0]))
+
+
+def linear(name: str, x: Array) -> Check:
+    """A straight line in a numeric predictor."""
     return Check(
         f"linearity: {name}", "upper", lambda s: curvature(s.residual, x),
         f"The share of the residuals' variation that a curve in {name} explains",
@@ -211,7 +220,8 @@ def _linear(name: str, x: Array) -> Check:
     )  # fmt: skip
 
 
-def _furthest(values: Array, labels: tuple[str, ...] | list[str]) -> str:
+def furthest(values: Array, labels: tuple[str, ...] | list[str]) -> str:
+    """The label of the largest value."""
     return labels[int(np.nanargmax(values))] if np.isfinite(values).any() else "none"
 
 

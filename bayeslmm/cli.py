@@ -60,6 +60,9 @@ Draws = Annotated[int | None, typer.Option("--draws", min=1, help="Kept draws of
 Tune = Annotated[int | None, typer.Option("--tune", min=0, help="Warm-up draws of each chain.")]
 Chains = Annotated[int | None, typer.Option("--chains", min=1, help="Number of chains.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Makes the draws reproducible.")]
+Sections = Annotated[str | None, typer.Option("--sections", help="Of the report, with commas: model,answers,tests.")]
+Simulations = Annotated[int | None, typer.Option("--nsim", min=0, help="Simulations behind the report's checks.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="The report as Markdown, its figures in a folder.")]
 
 
 @dataclass
@@ -130,12 +133,15 @@ def fit(
     chains: Chains = None,
     seed: Seed = None,
     no_sample: NoSample = False,
+    sections: Sections = None,
+    nsim: Simulations = None,
+    markdown: Markdown = False,
 ) -> None:
     """Fit by ML and REML, check the limiting prior, sample the posterior, compare, and write a report."""
     settings = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
     if method in POINT and (no_sample or any(value is not None for value in settings.values())):
         raise typer.BadParameter(f"--method {method} samples nothing, so it takes no option of the sampler.")
-    run = _run(file, data, variant, as_json, **settings)
+    page, run = _page(out, sections, nsim, markdown), _run(file, data, variant, as_json, **settings)
     _print(run.console, run.heading)
     if method in POINT:
         _add_fits(run, POINT[method])
@@ -146,7 +152,7 @@ def fit(
         if not no_sample:
             _add_posterior(run)
         _add_comparison(run)
-    _write(run, out, with_report=True)
+    _write(run, out, page)
     _finish(run, as_json)
 
 
@@ -168,7 +174,7 @@ def sample(
     _print(run.console, run.heading)
     _add_posterior(run)
     _print(run.console, f"\n{run.posterior}")
-    _write(run, out, with_report=False)
+    _write(run, out, None)
     _finish(run, as_json)
 
 
@@ -234,12 +240,8 @@ def models(
         shapes = {
             name: dict(zip(("rows", "columns"), size or (None, None), strict=True)) for name, size in sizes.items()
         }
-        _print_json(
-            [
-                {"name": name, **{key: getattr(spec, key) for key in keys}, **shapes[name]}
-                for name, spec in specs.items()
-            ]
-        )
+        records = {name: {key: getattr(spec, key) for key in keys} for name, spec in specs.items()}
+        _print_json([{"name": name, **record, **shapes[name]} for name, record in records.items()])
         return
     for name, spec in specs.items():
         size = sizes[name]
@@ -327,18 +329,29 @@ def _add_comparison(run: Run) -> None:
     _print(run.console, "\n" + "\n\n".join(parts))
 
 
-def _write(run: Run, out: Path | None, with_report: bool) -> None:
+def _page(out: Path | None, sections: str | None, nsim: int | None, markdown: bool) -> dict[str, Any]:
+    """What the report is to be, refused before anything is computed if it cannot be."""
+    if out is None and (sections is not None or nsim is not None or markdown):
+        raise typer.BadParameter("--sections, --nsim and --markdown are of the report, which is written with --out.")
+    from bayeslmm.report import chosen
+
+    keys = None if sections is None else chosen([key.strip() for key in sections.split(",")], limited=True)
+    return {"path": "report.md" if markdown else "report.html", "sections": keys, "nsim": nsim}
+
+
+def _write(run: Run, out: Path | None, page: dict[str, Any] | None) -> None:
     from bayeslmm.record import to_json
 
     if out is None:
         return
     out.mkdir(parents=True, exist_ok=True)
     _print(run.console, "")
-    if with_report:
+    if page is not None:
         from bayeslmm.report import report
 
+        about = {**page, "path": out / page["path"], "title": run.title or None}
         with _timed(run, "report"):
-            run.files["report"] = report(*run.results, limiting=run.limiting, path=out / "report.html")
+            run.files["report"] = report(*run.results, limiting=run.limiting, **about)
     if run.posterior:
         run.files["posterior"] = out / "posterior.nc"
         run.posterior.save(run.files["posterior"])

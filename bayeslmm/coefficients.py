@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bayeslmm.result import PointFit
 
 
-def coefficients(fit: PointFit, df: str = "satterthwaite") -> pd.DataFrame:
+def coefficients(fit: PointFit, df: str | None = None) -> pd.DataFrame:
     """Tabulate the fixed coefficients with standard errors, degrees of freedom and t tests.
 
     ``t = estimate / se``, and p is the two-sided tail of t with df degrees of freedom (of the normal where they are
@@ -24,7 +24,8 @@ def coefficients(fit: PointFit, df: str = "satterthwaite") -> pd.DataFrame:
     ----------
     fit : PointFit
         A fit by REML or ML; for df="kenward-roger" by REML; for df="asymptotic" also by MAP.
-    df : {"satterthwaite", "kenward-roger", "containment", "asymptotic"}
+    df : {"satterthwaite", "kenward-roger", "containment", "asymptotic"}, optional
+        Satterthwaite if not given; for a family other than the Gaussian, which has no other, asymptotic.
         How the degrees of freedom are found; see `bayeslmm.degrees.contrast_degrees`.
 
     Returns
@@ -45,6 +46,9 @@ def coefficients(fit: PointFit, df: str = "satterthwaite") -> pd.DataFrame:
     >>> bl.coefficients(fit, df="kenward-roger").round(3).loc["x"].to_dict()
     {'estimate': 1.167, 'se': 0.167, 'df': 2.0, 't': 7.0, 'p': 0.02}
     """
+    if df is None:
+        other = isinstance(getattr(fit, "method", None), str) and fit.model.family != "gaussian"
+        df = "asymptotic" if other else "satterthwaite"
     check(fit, df)
     se = fit.beta_sd if df != "kenward-roger" else np.sqrt(np.diag(covariance_of(fit, df)))
     degrees = row_degrees(fit, np.eye(len(fit.beta)), df)

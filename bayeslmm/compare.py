@@ -13,6 +13,7 @@ import pandas as pd
 from bayeslmm.disagreement import NOTABLE, Reason, Setting, called, shown
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import Estimates, estimates
+from bayeslmm.marginal_model import MarginalModel, is_marginal, marginal_model
 from bayeslmm.posterior import Posterior
 from bayeslmm.reasons import explain
 from bayeslmm.result import PointFit
@@ -31,7 +32,7 @@ class Comparison:
 
     Parameters
     ----------
-    results : tuple of PointFit or Posterior
+    results : tuple of PointFit, Posterior or MarginalModel
         What is compared.
     columns : tuple of Estimates
         Their estimates, in the same order, under their labels.
@@ -43,7 +44,7 @@ class Comparison:
         What could not be computed, or has no value.
     """
 
-    results: tuple[AnyResult, ...]
+    results: tuple[Any, ...]
     columns: tuple[Estimates, ...]
     reference: str
     reasons: tuple[Reason, ...]
@@ -56,12 +57,12 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Public names of all parameters: β, sd and correlations, σ."""
+        """Public names of all parameters: β, sd and correlations, σ or another dispersion."""
         known = dict.fromkeys(name for column in self.columns for name in column.names)
         kinds = [[n for n in known if n.startswith(kind)] for kind in ("fixef[", "sd_", "corr_")]
         groups = list(dict.fromkeys(_group(name) for name in (*kinds[1], *kinds[2])))
         variances = sorted([*kinds[1], *kinds[2]], key=lambda name: groups.index(_group(name)))
-        return (*kinds[0], *variances, "sigma")
+        return (*kinds[0], *variances, *(name for name in known if name not in {*kinds[0], *variances}))
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -155,20 +156,23 @@ class Comparison:
         return self.page().html
 
 
-def compare(*results: AnyResult, labels: Sequence[str] | None = None) -> Comparison:
+def compare(*results: Any, labels: Sequence[str] | None = None) -> Comparison:
     """Compare results on one data set: one table, the gaps to REML, and why they are there.
 
     Point fits have Wald intervals: of β as it is, of sd and σ on the log scale, of correlations on Fisher's z scale,
     from the curvature of their criterion. Posteriors have equal-tailed intervals. The reasons looked for: a variance at
     or near its boundary; a skewed posterior; a prior that moves the answer (power-scaling of the prior and of the
-    collapsed likelihood); few groups; Monte Carlo error; failed diagnostics; a fit that did not converge.
+    collapsed likelihood); few groups; Monte Carlo error; failed diagnostics; a fit that did not converge. Of generalized
+    models also: quasi-likelihood; the error of the approximate likelihood (`laplace_error`); and that a marginal model's
+    coefficients are those of the population (`attenuation`).
 
     Parameters
     ----------
     *results : PointFit or Posterior
-        Two or more, of the same response and rows.
+        Two or more, of the same response and rows. Results of statsmodels' GLM or GEE with the same fixed columns and link
+        may stand beside a generalized fit.
     labels : sequence of str, optional
-        What to call them; otherwise "REML", "ML", "MAP", "posterior", with what tells two of a kind apart.
+        What to call them; otherwise "REML", "ML", "MAP", "posterior", "Laplace", "GEE", with what tells two of a kind apart.
 
     Returns
     -------
@@ -188,6 +192,7 @@ def compare(*results: AnyResult, labels: Sequence[str] | None = None) -> Compari
     >>> f"{both.gaps.loc['sd_g[Intercept]', 'ML']:.2f}"
     '-0.37'
     """
+    results = _adapted(results)
     _check(results)
     names = _labels(results) if labels is None else _given_labels(labels, results)
     columns = tuple(estimates(result, label) for result, label in zip(results, names, strict=True))
@@ -196,9 +201,17 @@ def compare(*results: AnyResult, labels: Sequence[str] | None = None) -> Compari
     return Comparison(results, columns, reference.label, reasons, notes)
 
 
+def _adapted(results: Sequence[Any]) -> tuple[Any, ...]:
+    """The results, those of another package's marginal models as columns beside the first mixed model."""
+    own = next((result.model for result in results if isinstance(result, PointFit | Posterior)), None)
+    if own is None:
+        return tuple(results)
+    return tuple(marginal_model(result, own) if is_marginal(result) else result for result in results)
+
+
 def _check(results: Sequence[Any]) -> None:
     for result in results:
-        if not isinstance(result, PointFit | Posterior):
+        if not isinstance(result, PointFit | Posterior | MarginalModel):
             raise MethodError(f"compare takes results of bl.fit and bl.sample, not {type(result).__name__}")
     if len(results) < 2:
         raise MethodError(f"compare needs two results or more, got {len(results)}")
@@ -223,7 +236,7 @@ def _check(results: Sequence[Any]) -> None:
 
 def _reference(results: Sequence[AnyResult]) -> int:
     methods = [result.method if isinstance(result, PointFit) else "" for result in results]
-    for wanted in ("REML", "ML", "MAP"):
+    for wanted in ("REML", "ML", "MAP", "AGHQ", "Laplace", "PQL"):
         if wanted in methods:
             return methods.index(wanted)
     return 0
@@ -238,7 +251,7 @@ def _given_labels(labels: Sequence[str], results: Sequence[AnyResult]) -> list[s
 
 def _labels(results: Sequence[AnyResult]) -> list[str]:
     """Method; where that does not tell two apart, with the route or the formula, at last with a number."""
-    plain = [result.method if isinstance(result, PointFit) else "posterior" for result in results]
+    plain = [_plain(result) for result in results]
     apart = [
         f"{name} ({result.model.formula.text})" if _shares(plain, name) and _formulas(results) > 1 else name
         for name, result in zip(plain, results, strict=True)
@@ -249,6 +262,12 @@ def _labels(results: Sequence[AnyResult]) -> list[str]:
         for name, result in zip(apart, results, strict=True)
     ]
     return [f"{name} {routes[: i + 1].count(name)}" if _shares(routes, name) else name for i, name in enumerate(routes)]
+
+
+def _plain(result: AnyResult | MarginalModel) -> str:
+    if isinstance(result, MarginalModel):
+        return result.label
+    return result.method if isinstance(result, PointFit) else "posterior"
 
 
 def _group(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import formulaic
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bayeslmm.columns import check_kind, factorize, frame_of, labels_of, names_of, nrows, one_level, words_in
 from bayeslmm.covariance import STRUCTURES
 from bayeslmm.encoding import encode, encode_again, finite, independent, numbers, public_name, recoder, unknown_name
-from bayeslmm.errors import DataError, FormulaError
-from bayeslmm.formula import Formula, RandomPart
+from bayeslmm.errors import DataError, FormulaError, NotSupportedError
+from bayeslmm.formula import Formula, RandomPart, parse
 from bayeslmm.response import response
 from bayeslmm.terms import FixedBlock, RandomTerm
 
@@ -69,6 +69,8 @@ class Design:
         Trials of a binomial response.
     response_levels : tuple of str
         The levels of a response that is a factor: what counts as 0 and what as 1.
+    further : mapping
+        Columns of the formulas for "dispersion" and "zero", where they have one.
     """
 
     formula: Formula
@@ -82,6 +84,11 @@ class Design:
     specs: Mapping[str, Any] = field(repr=False)
     trials: Array | None = None
     response_levels: tuple[str, ...] = ()
+    further: Mapping[str, FixedBlock] = field(default_factory=dict)
+
+    def further_columns(self, name: str) -> Array:
+        """Columns (n, k) of the formula for another parameter of the distribution; none where it has no formula."""
+        return self.further[name].X if name in self.further else np.empty((self.nobs, 0))
 
     @property
     def response(self) -> str:
@@ -133,6 +140,15 @@ class Design:
         )
         return NewRows(matrix, offset, columns, codes, labels)
 
+    def encode_further(self, name: str, data: Any) -> Array:
+        """Columns of new rows (m, k) of the formula for "dispersion" or "zero"."""
+        if name not in self.further:
+            return np.empty((nrows(data), 0))
+        spec = self.specs[name]
+        frame = frame_of(data, sorted(set(names_of(data)) & set(self.specs["columns"])))
+        frame = frame if len(frame.columns) else pd.DataFrame(index=range(nrows(data)))
+        return encode_again(spec, frame, self.formula)[:, self.further[name].kept]
+
 
 def build(
     formula: Formula,
@@ -144,6 +160,7 @@ def build(
     missing: str = "drop",
     binary: bool = False,
     residual: bool = True,
+    further: Mapping[str, str] | None = None,
 ) -> Design:
     """Encode a table for a formula.
 
@@ -164,6 +181,8 @@ def build(
     residual : bool
         Whether rows have a residual variance of their own, from which that of a term with as many levels as rows could
         not be told apart.
+    further : mapping, optional
+        One-sided formulas for "dispersion" and "zero".
 
     Returns
     -------
@@ -178,7 +197,8 @@ def build(
     """
     if missing not in ("drop", "error"):
         raise DataError(f'missing={missing!r} is not known; use "drop" or "error"')
-    frame = _needed(formula, data, weights, offset, contrasts or {})
+    one_sided = {name: _right_side(name, text, formula) for name, text in (further or {}).items()}
+    frame = _needed(formula, data, weights, offset, contrasts or {}, tuple(one_sided.values()))
     _check_infinite(frame)
     keep = ~frame.isna().any(axis=1).to_numpy()
     if missing == "error" and not keep.all():
@@ -198,6 +218,8 @@ def build(
     found = response(formula, frame, binary=binary)
     fixed, spec = _fixed(formula, frame, recode)
     random, specs = _random_terms(formula, frame, recode, residual)
+    others = {name: _fixed(replace(formula, fixed=text), frame, recode) for name, text in one_sided.items()}
+    specs |= {name: spec for name, (_, spec) in others.items()}
     return Design(
         formula,
         found.y,
@@ -210,16 +232,31 @@ def build(
         {**specs, "fixed": spec, "columns": tuple(frame.columns)},
         found.trials,
         found.levels,
+        {name: block for name, (block, _) in others.items()},
     )
+
+
+def _right_side(name: str, text: str, formula: Formula) -> str:
+    """The right side of a formula for another parameter of the distribution."""
+    parsed = parse(f"{formula.response} {text}") if str(text).lstrip().startswith("~") else None
+    if parsed is None:
+        raise FormulaError(f"{name}= takes a formula without a left side, such as '~ x'; got {text!r}")
+    if parsed.random or parsed.offsets:
+        raise NotSupportedError(
+            f"{name}={text!r}: random effects and offsets in it cannot be fitted yet; leave them out"
+        )
+    return parsed.fixed
 
 
 WEIGHTS, OFFSET = "(weights)", "(offset)"
 
 
-def _needed(formula: Formula, data: Any, weights: Any, offset: Any, contrasts: Mapping[str, str]) -> pd.DataFrame:
+def _needed(
+    formula: Formula, data: Any, weights: Any, offset: Any, contrasts: Mapping[str, str], further: Sequence[str]
+) -> pd.DataFrame:
     """The columns the model uses, weights and offset among them."""
     groups = [name for part in formula.random for name in part.group]
-    texts = [formula.response, formula.fixed, *formula.offsets, *(part.effects for part in formula.random)]
+    texts = [formula.response, formula.fixed, *formula.offsets, *(part.effects for part in formula.random), *further]
     present = names_of(data)
     _check_names(groups, contrasts, present, formula)
     words = words_in(*texts)

@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 
 from bayeslmm.assumptions import Standardised, standardise
 from bayeslmm.checks import Check, checks_of
+from bayeslmm.cumulative import COUNTS
 from bayeslmm.envelope import simulated
 from bayeslmm.errors import MethodError
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.generalized_assumptions import standardise_generalized
+from bayeslmm.generalized_checks import generalized_checks
+from bayeslmm.goodness import Calibration, Rootogram, calibration_curve, rootogram
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
 from bayeslmm.predictive import of_predictions, of_priors, of_sampler, replicated
@@ -74,6 +79,19 @@ class Diagnosis:
         order = {"problem": 0, "look": 1}
         found = self.table[self.table["verdict"].isin(order)]
         return found.sort_values("verdict", key=lambda column: column.map(order), kind="stable")
+
+    @property
+    def rootogram(self) -> Rootogram | None:
+        """Observed and expected frequencies, of a generalized fit of counts (`bl.rootogram`)."""
+        counts = isinstance(self.result, GeneralizedFit) and self.result.model.family in COUNTS
+        return rootogram(self.result) if counts else None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Observed and fitted shares, of a generalized fit of a binary response (`bl.calibration_curve`)."""
+        if not isinstance(self.result, GeneralizedFit) or self.result.model.family != "bernoulli":
+            return None
+        return calibration_curve(self.result, min(10, self.result.nobs))
 
     @property
     def components(self) -> dict[str, pd.DataFrame]:
@@ -145,6 +163,9 @@ def diagnose(result: Result, *, nsim: int | None = None, seed: Any = 0, progress
     statistics by the minimum-p method, so that of good fits about 5 in 100 show a "problem" anywhere and 20 in 100
     anything to "look" at. Convergence, singularity, collinearity and sizes are judged by rules of thumb.
 
+    Of another family are checked, in the same way: quantile residuals (rows that stand out, their distribution), dispersion,
+    zeros, link and variance function, the effects' normality; responses and refits are those of the fit's own method.
+
     Of a posterior are checked the sampler, the pull of the priors (power-scaling), and replicated data. Its residuals are
     best looked at in the REML fit of the same model.
 
@@ -200,8 +221,9 @@ def _enough(nsim: int) -> bool:
 
 
 def _of_fit(fit: PointFit, nsim: int | None, entropy: int, progress: bool) -> Diagnosis:
-    own = standardise(fit)
-    checks = [check for check in checks_of(fit.model) if np.isfinite(check.statistic(own))]
+    own = _standardised(fit)
+    every = generalized_checks(fit.model) if isinstance(fit, GeneralizedFit) else checks_of(fit.model)
+    checks = [check for check in every if np.isfinite(check.statistic(own))]
     nsim = max(SIMULATIONS, PER_CHECK * len(checks)) if nsim is None else nsim
     null, notes = np.empty((0, 0)), ["Nothing was simulated."]
     if nsim:
@@ -216,6 +238,10 @@ def _of_fit(fit: PointFit, nsim: int | None, entropy: int, progress: bool) -> Di
         notes.append("Without simulations the assumptions are not judged.")
     findings = [*of_fit(fit), *of_design(fit.model), *assumptions]
     return Diagnosis(fit, _table(findings), tuple(notes), entropy, standardised=own, envelope=envelope)
+
+
+def _standardised(fit: PointFit) -> Standardised:
+    return standardise_generalized(fit) if isinstance(fit, GeneralizedFit) else standardise(fit)
 
 
 def _bands(model: Model, own: Standardised, quantiles: Array) -> dict[str, Array]:
@@ -243,7 +269,7 @@ def _quantiles(values: Array) -> Array:
 
 def _numbers(fit: PointFit, checks: Sequence[Check]) -> Array:
     """The statistics of a refit, then the quantiles of its residuals and effects."""
-    own = standardise(fit)
+    own = _standardised(fit)
     return np.concatenate([[check.statistic(own) for check in checks], *_samples(fit.model, own).values()])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from bayeslmm.covariance import correlation_factors, partial_correlations
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.blocks import Structure
 from bayeslmm.exact.density import Layout, correlation_terms, lam_of, lam_pullback, log_posterior, natural
 from bayeslmm.exact.gaussian import JOINT, level, level_at, marginal
 from bayeslmm.exact.logpdf import encode, lkj_logconstant, logpdf
 from bayeslmm.exact.pullback import pullback
 from bayeslmm.model import Model
+from bayeslmm.priors import Priors
 from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
@@ -34,6 +36,49 @@ class Place(NamedTuple):
     correlated: bool
     eta: float  # LKJ parameter of its correlations
     scale: Array  # powers of two that its columns were divided by
+
+
+def places_of(
+    model: Model, priors: Priors, blocks: Structure, effect_scale: Sequence[Array], lam_starts: NDArray[np.int64]
+) -> tuple[Place, ...]:
+    """Where each term's parameters stand; terms group by group."""
+    factor_of = {factor.group: f for f, factor in enumerate(blocks.factors)}
+    rows: list[Place] = []
+    at = 0
+    for group in model.groups:
+        f, before = factor_of[group], 0
+        width = blocks.factors[f].width
+        corr = priors.corr[group]
+        for term in (t for t in model.design.random if t.group == group):
+            k = len(term.effects)
+            lam_at = int(lam_starts[f]) + before * (width + 1)
+            eta = float(corr.args["eta"]) if corr is not None else 1.0
+            scale = effect_scale[f][before : before + k]
+            rows.append(Place(group, term, k, at, lam_at, width, bool(term.covariance.pairs), eta, scale))
+            at, before = at + k, before + k
+    return tuple(rows)
+
+
+def encoded(priors: Sequence[Prior], closed_form: bool = True) -> tuple[NDArray[np.int64], Array]:
+    """Codes (m,) and arguments (m, 3); a prior without closed form is refused, or counts as flat."""
+    for prior in priors:
+        if not prior.closed_form and closed_form:
+            raise MethodError(f"the prior {prior} has no closed form here; use the PyMC graph (bl.to_pymc, bl.sample)")
+    rows = [encode(prior.name, prior.args) if prior.closed_form else encode("Flat", {}) for prior in priors]
+    return np.array([r[0] for r in rows], np.int64), np.array([r[1:] for r in rows], float).reshape(-1, 3)
+
+
+def correlation_draws(places: Sequence[Place], z_at: NDArray[np.int64], z: Array, group: str) -> list[Array]:
+    """Draws of the correlations (…, pairs) of each correlated term on a group, from their coordinates z (…, all pairs)."""
+    found = []
+    for row, start in zip(places, z_at[:-1], strict=True):
+        if row.group == group and row.correlated:
+            k = row.size
+            L = correlation_factors(z[..., start : start + k * (k - 1) // 2], k)
+            R = L @ np.swapaxes(L, -1, -2)
+            rows, columns = np.triu_indices(k, 1)
+            found.append(R[..., rows, columns])
+    return found
 
 
 class Direct:
@@ -139,22 +184,8 @@ class Direct:
     @cached_property
     def places(self) -> tuple[Place, ...]:
         """Where each term's parameters stand; terms group by group."""
-        model, products = self.model, self.model.products
-        factor_of = {factor.group: f for f, factor in enumerate(products.structure.factors)}
-        rows: list[Place] = []
-        at = 0
-        for group in model.groups:
-            f, before = factor_of[group], 0
-            width = products.structure.factors[f].width
-            corr = self.priors.corr[group]
-            for term in (t for t in model.design.random if t.group == group):
-                k = len(term.effects)
-                lam_at = int(products.system.lam_at[f]) + before * (width + 1)
-                eta = float(corr.args["eta"]) if corr is not None else 1.0
-                scale = products.effect_scale[f][before : before + k]
-                rows.append(Place(group, term, k, at, lam_at, width, bool(term.covariance.pairs), eta, scale))
-                at, before = at + k, before + k
-        return tuple(rows)
+        products = self.model.products
+        return places_of(self.model, self.priors, products.structure, products.effect_scale, products.system.lam_at)
 
     def _beta_prior(self) -> tuple[Array, Array, NDArray[np.int64], Array]:
         p = self.model.products.n_fixed
@@ -175,14 +206,7 @@ class Direct:
         return float(value)
 
     def _encoded(self, priors: list[Prior]) -> tuple[NDArray[np.int64], Array]:
-        """Codes (m,) and arguments (m, 3); a prior without closed form counts as flat where that was asked for."""
-        for prior in priors:
-            if not prior.closed_form and self.closed_form:
-                raise MethodError(
-                    f"the prior {prior} has no closed form here; use the PyMC graph (bl.to_pymc, bl.sample)"
-                )
-        rows = [encode(prior.name, prior.args) if prior.closed_form else encode("Flat", {}) for prior in priors]
-        return np.array([r[0] for r in rows], np.int64), np.array([r[1:] for r in rows], float).reshape(-1, 3)
+        return encoded(priors, self.closed_form)
 
     def _lkj_constant(self, places: tuple[Place, ...]) -> float:
         if self.likelihood_only:
@@ -335,15 +359,7 @@ class Direct:
 
     def correlations(self, x: Array, group: str) -> list[Array]:
         """Draws of the correlations (…, pairs) of each correlated term on a group, from coordinates (…, size)."""
-        found = []
-        for row, start in zip(self.places, self.layout.z_at[:-1], strict=True):
-            if row.group == group and row.correlated:
-                k = row.size
-                L = correlation_factors(x[..., self.n_sd + start : self.n_sd + start + k * (k - 1) // 2], k)
-                R = L @ np.swapaxes(L, -1, -2)
-                rows, columns = np.triu_indices(k, 1)
-                found.append(R[..., rows, columns])
-        return found
+        return correlation_draws(self.places, self.layout.z_at, x[..., self.n_sd :], group)
 
     def coordinates_of(self, draws: Mapping[str, Array]) -> Array:
         """Coordinates (chains, draws, size) of draws of the natural variables."""

@@ -21,8 +21,8 @@ class Reason:
     Parameters
     ----------
     kind : str
-        "model", "held", "convergence", "diagnostics", "monte_carlo", "boundary", "prior", "skew", "few_groups" or
-        "unexplained".
+        "model", "held", "convergence", "diagnostics", "monte_carlo", "boundary", "attenuation", "approximation", "prior",
+        "skew", "few_groups" or "unexplained".
     text : str
         The sentence.
     methods, parameters : tuple of str

@@ -150,3 +150,15 @@ def encode_again(spec: Any, frame: pd.DataFrame, formula: Formula) -> Array:
     except FactorEvaluationError as error:
         raise _evaluation_error(error, frame, formula) from error
     return finite(np.asarray(matrix, float), list(matrix.columns))
+
+
+def factors_of_columns(spec: formulaic.ModelSpec) -> list[tuple[tuple[bool, ...], list[int]]]:
+    """For each column of a formula: whether each factor of its term is categorical, and the columns of that term."""
+    found: dict[int, tuple[tuple[bool, ...], list[int]]] = {}
+    for term, columns in spec.term_indices.items():
+        names = [factor.expr for factor in term.factors]
+        kinds = tuple(
+            spec.encoder_state[name][0].value == "categorical" for name in names if name in spec.encoder_state
+        )
+        found |= {column: (kinds, list(columns)) for column in columns}
+    return [found[column] for column in sorted(found)]

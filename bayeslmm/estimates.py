@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.direct import Direct
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.held import hold
+from bayeslmm.marginal_model import MarginalModel
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
+from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, natural_by_group
 
 Array = NDArray[np.float64]
@@ -28,7 +32,7 @@ class Estimates:
     ----------
     label : str
         What the result is called: "REML", "posterior".
-    result : PointFit or Posterior
+    result : PointFit, Posterior or MarginalModel
     names : tuple of str
         Public names, m of them: ``fixef[Days]``, ``sd_Subject[Days]``, ``corr_Subject[Intercept, Days]``, ``sigma``.
     estimate, uncertainty, lower, upper : ndarray (m,)
@@ -40,7 +44,7 @@ class Estimates:
     """
 
     label: str
-    result: PointFit | Posterior
+    result: Any
     names: tuple[str, ...]
     estimate: Array
     uncertainty: Array
@@ -68,25 +72,33 @@ def parameter_names(model: Model) -> tuple[str, ...]:
 
 
 def variance_names(model: Model) -> tuple[str, ...]:
-    """Public names of the sds and correlations, group by group, and σ."""
+    """Public names of the sds and correlations, group by group, and σ, or the dispersion of another family if it has one."""
     names = []
     for group in model.groups:
         effects = model.effects(group)
         names += [f"sd_{group}[{effect}]" for effect in effects]
         names += [f"corr_{group}[{effects[i]}, {effects[j]}]" for i, j in model.pairs(group)]
-    return (*names, "sigma")
+    return (*names, model.dispersion) if model.dispersion else tuple(names)
 
 
-def natural_vector(model: Model, theta: Array, sigma: float) -> Array:
-    """The sds, correlations and σ at theta, in the order of `variance_names`."""
-    sd, corr = natural_by_group(model, theta, sigma)
+def natural_vector(model: Model, theta: Array, noise: float) -> Array:
+    """The sds, correlations and σ (or the family's dispersion) at theta, in the order of `variance_names`."""
+    sd, corr = natural_by_group(model, theta, noise if model.family == "gaussian" else 1.0)
     parts = [np.empty(0)]
     for group in model.groups:
         parts += [sd[group], np.array([corr[group][i, j] for i, j in model.pairs(group)])]
-    return np.concatenate([*parts, [sigma]])
+    return np.concatenate([*parts, [noise] if model.dispersion else []])
 
 
-def estimates(result: PointFit | Posterior, label: str) -> Estimates:
+def natural_of(fit: PointFit) -> Array:
+    """The sds, correlations and σ (or the family's dispersion) of a fit, in the order of `variance_names`."""
+    found = natural_vector(fit.model, fit.theta, fit.dispersion if isinstance(fit, GeneralizedFit) else fit.sigma)
+    if isinstance(fit, QuasiFit):  # its θ is relative to its residual scale
+        found *= np.where([name.startswith("sd_") for name in variance_names(fit.model)], fit.sigma, 1.0)
+    return found
+
+
+def estimates(result: PointFit | Posterior | MarginalModel, label: str) -> Estimates:
     """The estimates of a result.
 
     A point fit's standard errors of sd, correlations and σ come from the curvature of its criterion at the optimum, by
@@ -112,7 +124,15 @@ def estimates(result: PointFit | Posterior, label: str) -> Estimates:
     >>> estimates(bl.fit(bl.Model("y ~ 1 + (1 | g)", data)), "REML").estimate.round(3).tolist()
     [3.75, 1.893, 0.842]
     """
+    if isinstance(result, MarginalModel):
+        return _of_marginal(result, label)
     return _of_posterior(result, label) if isinstance(result, Posterior) else _of_point(result, label)
+
+
+def _of_marginal(marginal: MarginalModel, label: str) -> Estimates:
+    beta, se = marginal.beta, marginal.se
+    names = tuple(f"fixef[{name}]" for name in marginal.model.design.fixed.names)
+    return Estimates(label, marginal, names, beta, se, beta - NORMAL_975 * se, beta + NORMAL_975 * se)
 
 
 def _of_posterior(post: Posterior, label: str) -> Estimates:
@@ -140,14 +160,14 @@ def posterior_draws(post: Posterior) -> Array:
         parts.append(post.draws(f"sd_{group}"))
         if model.pairs(group):
             parts.append(post.draws(f"corr_{group}"))
-    parts.append(np.asarray(post.draws("sigma")).reshape(-1, 1))
+    parts += [np.asarray(post.draws(model.dispersion)).reshape(-1, 1)] if model.dispersion else []
     flat = np.concatenate([np.asarray(part, float).reshape(len(parts[-1]), -1) for part in parts], axis=1)
     return flat.reshape(int(post.data["posterior"].sizes["chain"]), -1, flat.shape[1])
 
 
 def _of_point(fit: PointFit, label: str) -> Estimates:
     model = fit.model
-    natural = natural_vector(model, fit.theta, fit.sigma)
+    natural = natural_of(fit)
     corr, edge = _edges(model, natural)
     covariance = variance_covariance(fit)
     error = np.sqrt(np.diag(covariance))
@@ -200,6 +220,10 @@ def variance_covariance(fit: PointFit) -> Array:
     It is J (½ H)⁻¹ Jᵀ with H the Hessian of −2 log-likelihood (−2 log posterior) in the optimiser's own coordinates
     and J the derivative of the natural parameters by them; where σ is profiled out, 1/(2 df) is added for log σ.
     """
+    if isinstance(fit, QuasiFit):  # the working model's; its scale is not the family's dispersion
+        found = variance_covariance(fit.last)
+        known = [name != fit.model.dispersion for name in variance_names(fit.model)]
+        return np.where(np.outer(known, known), found, np.nan)
     optimum, model = fit.optimum, fit.model
     names = variance_names(model)
     back, profiled = _coordinates(fit)
@@ -214,7 +238,7 @@ def variance_covariance(fit: PointFit) -> Array:
     if profiled:
         scale = np.array([0.0 if name.startswith("corr_") else 1.0 for name in names])
         covariance = covariance + np.outer(scale, scale) / (2.0 * _degrees(fit))
-    _, edge = _edges(model, natural_vector(model, fit.theta, fit.sigma))
+    _, edge = _edges(model, natural_of(fit))
     held = np.array([name in fit.fixed for name in names]) | edge
     covariance[held] = np.nan
     covariance[:, held] = np.nan
@@ -247,9 +271,14 @@ def _transformed(model: Model, theta: Array, sigma: float) -> Array:
 
 def _coordinates(fit: PointFit) -> tuple[Callable[[Array], tuple[Array, float]], bool]:
     """The optimiser's coordinates → (theta, sigma), and whether σ was profiled out."""
-    model, m, scale = fit.model, fit.model.n_theta, fit.model.products.y_scale
+    model, m = fit.model, fit.model.n_theta
+    if isinstance(fit, GeneralizedFit):
+        at = m + len(fit.beta) if len(fit.optimum.theta) > m + len(fit.beta) else m  # where β is not in the search
+        known = bool(np.isfinite(fit.dispersion))
+        return lambda x: (x[:m], float(np.exp(x[at])) if known else float("nan")), False
     if fit.fixed:
         return _held_coordinates(fit), False
+    scale = model.products.y_scale
     if fit.method == "MAP":
         return lambda x: (x[:m], float(np.exp(x[m])) * scale), False
     reml = fit.method == "REML"
@@ -273,5 +302,7 @@ def _degrees(fit: PointFit) -> int:
 
 
 def _unit(fit: PointFit, i: int) -> float:
+    if isinstance(fit, GeneralizedFit):
+        return 1.0
     scale = fit.model.products.theta_scale
     return 1.0 if fit.fixed or i >= len(scale) else float(1.0 / scale[i])

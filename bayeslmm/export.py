@@ -71,7 +71,7 @@ def export(
         raise MethodError(f"format={format!r} is not known; use {', '.join(map(repr, FORMATS))}")
     if label is not None and (format != "latex" or caption is None):
         raise MethodError('label= is for format="latex" with a caption= to number')
-    page = _page(what, digits)
+    page = page_of(what, digits)
     if format == "latex":
         return _latex(page, caption, label)
     if format == "markdown":
@@ -81,7 +81,8 @@ def export(
     return _great_tables(page, caption)
 
 
-def _page(what: Any, digits: int) -> Page:
+def page_of(what: Any, digits: int = 4) -> Page:
+    """What a frame or a result prints as."""
     if isinstance(what, pd.Series):
         what = what.to_frame()
     if isinstance(what, pd.DataFrame):

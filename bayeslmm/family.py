@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.errors import DataError, NotSupportedError
-from bayeslmm.exact import densities
+from bayeslmm.errors import DataError, MethodError, NotSupportedError
+from bayeslmm.exact import densities, zeros
 
 Array = NDArray[np.float64]
 LINKS = {
@@ -36,6 +37,7 @@ _FORWARD: dict[str, Callable[[Array], Array]] = {
     "inverse_squared": lambda mu: mu**-2.0,
 }
 _UNIT = ("logit", "probit", "cloglog", "cauchit")
+_SUCCESSES = "whole successes from 0 to the whole number of trials"
 _COUNT = ("log", "sqrt", "identity")
 
 
@@ -55,6 +57,8 @@ class Family:
         Bambi's name of its dispersion parameter, None where it has none.
     support : str
         What a response must be, in words.
+    zeros : int
+        Whether zeros have a probability of their own, and how; see `exact.zeros`.
     """
 
     name: str
@@ -62,16 +66,22 @@ class Family:
     links: tuple[str, ...]
     dispersion: str | None
     support: str
+    zeros: int = zeros.NONE
+
+    @property
+    def plain(self) -> str:
+        """Name of the family without zeros of its own."""
+        return self.name.removeprefix("zero_inflated_").removeprefix("hurdle_")
 
     @property
     def of_trials(self) -> bool:
         """Whether responses are successes out of a number of trials."""
-        return self.name in ("binomial", "betabinomial")
+        return self.plain in ("binomial", "betabinomial")
 
     @property
     def has_information(self) -> bool:
         """Whether the expected information has a closed form."""
-        return self.name not in ("betabinomial", "negativebinomial1")
+        return self.name not in ("betabinomial", "negativebinomial1") and not self.zeros
 
     def link(self, name: str | None) -> str:
         """The link by name, or the default one.
@@ -99,6 +109,32 @@ class Family:
             )
         return name
 
+    def further(self, dispersion: str | None, zero: str | None) -> dict[str, str]:
+        """The one-sided formulas of the family's other parameters.
+
+        Parameters
+        ----------
+        dispersion, zero : str or None
+            As given to `Model`.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        MethodError
+            The family has no such parameter.
+        """
+        if dispersion is not None and (self.dispersion is None or self.name == "gaussian"):
+            raise MethodError(
+                f"dispersion={dispersion!r}: the {self.name} family has no dispersion that a formula can be for"
+            )
+        if zero is not None and not self.zeros:
+            raise MethodError(f'zero={zero!r} is for families with zeros of their own, such as "zero_inflated_poisson"')
+        given = {"dispersion": dispersion, "zero": zero or ("~ 1" if self.zeros else None)}
+        return {name: text for name, text in given.items() if text is not None}
+
     def check(self, response: str, y: Array, trials: Array | None) -> None:
         """Raise for a response that the family cannot have.
 
@@ -121,12 +157,12 @@ class Family:
             )
         if not self.of_trials and trials is not None:
             raise DataError(f'{response} is a binomial response; use family="binomial"')
-        bad = ~_SUPPORT[self.name](y, np.ones_like(y) if trials is None else trials)
+        bad = ~_SUPPORT[self.plain](y, np.ones_like(y) if trials is None else trials)
         if bad.any():
             row = int(bad.argmax())
             raise DataError(f"the {self.name} family needs {self.support}; {response} is {y[row]:g} in row {row}")
 
-    def variance(self, mu: Array, phi: float, trials: Array | float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Array | float, trials: Array | float = 1.0) -> Array:
         """Variance of a response of mean `mu` (for the binomial: of the share of successes).
 
         Parameters
@@ -140,26 +176,72 @@ class Family:
         -------
         ndarray
         """
-        if self.name == "betabinomial":
+        if self.plain == "betabinomial":
             return np.asarray(mu * (1.0 - mu) * (trials + phi) / (1.0 + phi) / trials)
-        return np.asarray(_VARIANCE[self.name](mu, phi) / trials)
+        return np.asarray(_VARIANCE[self.plain](mu, phi) / trials)
 
-    def draws(self, rng: np.random.Generator, mu: Array, phi: float, trials: Array | float = 1.0) -> Array:
+    def moments(self, mu: Array, phi: Array | float, trials: Array | float, zero: Array) -> tuple[Array, Array]:
+        """Mean and variance of a response (of a binomial one the share of successes), zeros of its own included.
+
+        Parameters
+        ----------
+        mu : ndarray (n,)
+            Means of the plain family.
+        phi, trials : ndarray (n,) or float
+        zero : ndarray (n,)
+            Probabilities of a zero of its own.
+
+        Returns
+        -------
+        tuple of ndarray
+        """
+        variance = self.variance(mu, phi, trials)
+        if not self.zeros:
+            return mu, variance
+        kept = 1.0 - zero
+        if self.zeros == zeros.HURDLE:
+            kept = kept / (1.0 - self._at_zero(mu, phi, trials))
+        mean = kept * mu
+        return mean, kept * (variance + mu**2) - mean**2
+
+    def _at_zero(self, mu: Array, phi: Array | float, trials: Array | float) -> Array:
+        """Probability of 0 in the plain family."""
+        n = len(mu)
+        a, m = (np.broadcast_to(np.asarray(v, float), n) for v in (np.log(phi) if self.dispersion else 0.0, trials))
+        code, identity = self.code, densities.IDENTITY
+        return np.exp([densities.density(code, identity, 0.0, m[i], mu[i], a[i]).value for i in range(n)])
+
+    def draws(
+        self,
+        rng: np.random.Generator,
+        mu: Array,
+        phi: Array | float,
+        trials: Array | float = 1.0,
+        zero: Array | float = 0.0,
+    ) -> Array:
         """Random responses with means `mu`.
 
         Parameters
         ----------
         rng : Generator
         mu : ndarray
-        phi : float
+        phi : ndarray or float
             Dispersion.
         trials : ndarray or float
+        zero : ndarray or float
+            Probabilities of a zero of its own, in a family that has them.
 
         Returns
         -------
         ndarray
         """
-        return np.asarray(_DRAWS[self.name](rng, mu, phi, trials), float)
+        values = np.asarray(_DRAWS[self.plain](rng, mu, phi, trials), float)
+        if not self.zeros:
+            return values
+        own = rng.random(len(values)) < zero
+        while self.zeros == zeros.HURDLE and (again := ~own & (values == 0)).any():
+            values = np.where(again, _DRAWS[self.plain](rng, mu, phi, trials), values)
+        return np.where(own, 0.0, values)
 
     def rough_mean(self, y: Array, trials: Array | None) -> Array:
         """Means near the responses, inside the family's range, from which a search begins.
@@ -192,7 +274,7 @@ _SUPPORT: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
     "beta": lambda y, m: (y > 0) & (y < 1),
 }
 _SUPPORT |= {"betabinomial": _SUPPORT["binomial"], "negativebinomial1": _SUPPORT["poisson"]}
-_VARIANCE: dict[str, Callable[[Array, float], Array]] = {
+_VARIANCE: dict[str, Callable[[Array, Any], Array]] = {
     "gaussian": lambda mu, phi: np.full_like(mu, phi**2),
     "bernoulli": lambda mu, phi: mu * (1.0 - mu),
     "binomial": lambda mu, phi: mu * (1.0 - mu),
@@ -220,7 +302,7 @@ FAMILIES = {
     for family in (
         Family("gaussian", densities.GAUSSIAN, ("identity",), "sigma", "numbers"),
         Family("bernoulli", densities.BINOMIAL, _UNIT, None, "0 and 1, or a factor of two levels"),
-        Family("binomial", densities.BINOMIAL, _UNIT, None, "whole successes from 0 to the whole number of trials"),
+        Family("binomial", densities.BINOMIAL, _UNIT, None, _SUCCESSES),
         Family("poisson", densities.POISSON, _COUNT, None, "whole numbers from 0"),
         Family(
             "negativebinomial",
@@ -236,9 +318,26 @@ FAMILIES = {
             densities.BETA_BINOMIAL,
             _UNIT,
             "kappa",
-            "whole successes from 0 to the whole number of trials",
+            _SUCCESSES,
         ),
         Family("negativebinomial1", densities.LINEAR_NEGATIVE_BINOMIAL, _COUNT, "phi", "whole numbers from 0"),
+        *(
+            Family(f"{kind}_{name}", code, _COUNT[:1], dispersion, "whole numbers from 0", own)
+            for kind, own in (("zero_inflated", zeros.INFLATED), ("hurdle", zeros.HURDLE))
+            for name, code, dispersion in (
+                ("poisson", densities.POISSON, None),
+                ("negativebinomial", densities.NEGATIVE_BINOMIAL, "alpha"),
+                ("negativebinomial1", densities.LINEAR_NEGATIVE_BINOMIAL, "phi"),
+            )
+        ),
+        Family(
+            "zero_inflated_binomial",
+            densities.BINOMIAL,
+            _UNIT,
+            None,
+            _SUCCESSES,
+            zeros.INFLATED,
+        ),
         Family("beta", densities.BETA, _UNIT, "kappa", "numbers between 0 and 1, neither of them included"),
     )
 }

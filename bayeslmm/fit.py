@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
+from bayeslmm.conditional import coefficient_root
 from bayeslmm.covariance import Covariance, Diagonal
 from bayeslmm.direct import Direct
 from bayeslmm.errors import ExactFitError, MethodError
@@ -20,7 +21,7 @@ from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
 from bayeslmm.optimise import Objective, Optimum, minimise
 from bayeslmm.quasi import fit_quasi
-from bayeslmm.result import PointFit, coefficient_root
+from bayeslmm.result import PointFit
 from bayeslmm.threads import THREADS_FROM, one_thread
 
 Array = NDArray[np.float64]

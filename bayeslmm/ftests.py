@@ -307,7 +307,8 @@ def _products(inner: Array, outer: Array) -> Array:
 
 def _full(factor: str, frame: pd.DataFrame, model: Model) -> Array:
     """A factor's columns: one for each level, or its numbers."""
-    return np.asarray(encode(f"0 + {factor}", frame, model.formula), float)
+    quoted = f"`{factor}`" if factor in frame and not factor.isidentifier() else factor
+    return np.asarray(encode(f"0 + {quoted}", frame, model.formula), float)
 
 
 def _rows(model: Model) -> pd.DataFrame:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 from scipy.special import ndtr
 
-from bayeslmm.approximation import Laplace, Point, Quadrature
+from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
+from bayeslmm.columns import nrows
+from bayeslmm.endless import judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.model import Model
-from bayeslmm.optimise import DECREMENT, Objective, Optimum, approach, minimise
+from bayeslmm.optimise import Objective, Optimum, approach, minimise
 from bayeslmm.result import PointFit
 from bayeslmm.table import (
     Page,
@@ -35,10 +38,9 @@ from bayeslmm.table import (
 Array = NDArray[np.float64]
 # Nodes per dimension of AGHQ, if not given; effects of one group that it integrates over at most.
 NODES, MOST_DIMENSIONS = 11, 3
-# Standard error of η, averaged over the rows, that only separated responses have; α beyond the largest mean that is endless.
-ENDLESS, NO_EXCESS = 1e3, 1e4
 # Deviation on the link scale at which a level all but determines its responses.
 DETERMINED = 8.0
+FURTHER = {"dispersion": "Log of the dispersion", "zero": "Logit of the probability of a zero of its own"}
 METHODS = {
     "Laplace": "Laplace's approximation",
     "AGHQ": "adaptive Gauss-Hermite quadrature",
@@ -63,18 +65,51 @@ class GeneralizedFit(PointFit):
     dispersion: float = float("nan")
     information: str = "observed"
     nodes: int = 1
+    further: Array = field(default_factory=lambda: NOTHING)
+
+    @property
+    def further_fixef(self) -> dict[str, pd.DataFrame]:
+        """Coefficients of the formulas for "dispersion" (of its log) and "zero" (of its logit), estimate and se."""
+        if not self.model.design.further:
+            return {}
+        free = np.flatnonzero(self.optimum.free)
+        covariance = np.full((len(self.optimum.free),) * 2, np.nan)
+        covariance[np.ix_(free, free)] = 2.0 * np.linalg.pinv(self.optimum.hessian[np.ix_(free, free)])
+        se = np.sqrt(np.diag(covariance))[len(self.optimum.free) - len(self.further) :]
+        found, at = {}, 0
+        for name, block in self.model.design.further.items():
+            part = slice(at, at + len(block.names))
+            at = part.stop
+            columns = {"estimate": self.further[part], "se": se[part]}
+            found[name] = pd.DataFrame(columns, index=pd.Index(block.names, dtype=object))
+        return found
+
+    def zero_probability_at(self, data: Any = None) -> Array:
+        """Probability of each row of a zero of its own, of the rows of the fit or of new ones; 0 in families without."""
+        return self._further_at("zero", data, lambda zeta: 1.0 / (1.0 + np.exp(-zeta)), 0.0)
+
+    def dispersions_at(self, data: Any = None) -> Array:
+        """Dispersion of each row, of the rows of the fit or of new ones; NaN in families without."""
+        return self._further_at("dispersion", data, np.exp, self.dispersion)
+
+    def _further_at(self, name: str, data: Any, inverse: Callable[[Array], Array], constant: float) -> Array:
+        design = self.model.design
+        if name not in design.further:
+            return np.full(self.nobs if data is None else nrows(data), constant)
+        columns = design.further[name].X if data is None else design.encode_further(name, data)
+        return np.asarray(inverse(columns @ self.further_fixef[name]["estimate"].to_numpy()))
 
     @property
     def df(self) -> int:
         """Number of estimated parameters: coefficients, theta and dispersion."""
-        return len(self.beta) + self.model.n_theta + int(np.isfinite(self.dispersion))
+        return len(self.beta) + self.model.n_theta + int(np.isfinite(self.dispersion)) + len(self.further)
 
     @cached_property
     def _at_mode(self) -> tuple[Array, Mapping[str, Array], Mapping[str, Array]]:
         """The linear predictor, and the effects' modes and conditional covariances by group."""
         approximation = Laplace(self.model, self.information)
         aux = float(np.log(self.dispersion)) if np.isfinite(self.dispersion) else 0.0
-        point = Point(self.theta, self.beta, aux)
+        point = Point(self.theta, self.beta, aux, self.further)
         mode = approximation.mode(point)
         scaled = times_lambda(approximation.system, approximation.lam(self.theta), mode.b)[:, 0]
         modes, spread = {}, {}
@@ -101,11 +136,17 @@ class GeneralizedFit(PointFit):
         """η = offset + Xβ + Zu, on the link scale."""
         return pd.Series(self._at_mode[0], index=self.model.design.rows, name="linear_predictor")
 
+    @cached_property
+    def _moments(self) -> tuple[Array, Array]:
+        """Mean and variance of each response given the effects."""
+        design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
+        trials = 1.0 if design.trials is None else design.trials
+        return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, self.zero_probability_at())
+
     @property
     def fitted(self) -> pd.Series:
-        """Means of the response given the effects, g⁻¹(η); of a binomial response the share of successes."""
-        mu = means(LINKS[self.model.link], self._at_mode[0])
-        return pd.Series(mu, index=self.model.design.rows, name="fitted")
+        """Means of the response given the effects; of a binomial response the share of successes."""
+        return pd.Series(self._moments[0], index=self.model.design.rows, name="fitted")
 
     @property
     def residuals(self) -> pd.Series:
@@ -117,10 +158,8 @@ class GeneralizedFit(PointFit):
     @cached_property
     def pearson_residuals(self) -> pd.Series:
         """Residuals divided by the standard deviation of the response given the effects."""
-        design, mu = self.model.design, self.fitted.to_numpy()
-        trials = 1.0 if design.trials is None else design.trials
-        weights = 1.0 if design.weights is None else design.weights
-        variance = family_of(self.model.family).variance(mu, self.dispersion, trials) / weights
+        design = self.model.design
+        variance = self._moments[1] / (1.0 if design.weights is None else design.weights)
         residuals = self.residuals.to_numpy()
         shares = np.divide(residuals, np.sqrt(variance), out=np.zeros_like(residuals), where=variance > 0)
         return pd.Series(shares, index=design.rows, name="pearson_residuals")
@@ -140,11 +179,13 @@ class GeneralizedFit(PointFit):
         five = Table(
             "Pearson residuals", ("Min", "1Q", "Median", "3Q", "Max"), (tuple(f"{v:.4f}" for v in pearson),), 0
         )
-        tables = [(frame_table("", criteria), ""), (five, "")]
+        tables = [(frame_table("", criteria), "")] if np.isfinite(self.loglik) else []  # quasi-likelihood has none
+        tables += [(five, "")]
         tables += (
             [(random_effects(self, residual=self.method == "PQL"), sizes(self.model))] if self.model.groups else []
         )
         tables += [(frame_table("Fixed effects", self._tests()), "")] if len(self.beta) else []
+        tables += [(frame_table(FURTHER[name], _with_z(frame)), "") for name, frame in self.further_fixef.items()]
         tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
         remarks = left_out(self.model)
         remarks += [f"Singular fit: {'; '.join(zeros(self))}."] if self.singular else []
@@ -178,6 +219,18 @@ class GeneralizedFit(PointFit):
 
     def _repr_html_(self) -> str:
         return self.page().html
+
+
+def _with_z(frame: pd.DataFrame) -> pd.DataFrame:
+    """Estimates and standard errors with their tests."""
+    z = frame["estimate"] / frame["se"]
+    columns = {
+        "Estimate": frame["estimate"],
+        "Std. Error": frame["se"],
+        "z value": z,
+        "Pr(>|z|)": 2.0 * ndtr(-np.abs(z)),
+    }
+    return pd.DataFrame(columns, index=frame.index)
 
 
 def fit_generalized(
@@ -223,7 +276,8 @@ def fit_generalized(
     has = int(rough.has_dispersion)
     covariances = [term.covariance for term in model.terms]
     theta = model.theta_start if start is None else model.checked_theta(start)
-    begin, basis = np.append(theta, [aux] * has), block_diag(model.theta_basis, np.eye(has))
+    further, unit = rough.further_start(aux)
+    begin, basis = np.concatenate([theta, [aux] * has, further]), block_diag(model.theta_basis, np.eye(has), unit)
     if fast:
         first = minimise(_objective(rough), begin, covariances, basis)
         return _result(model, rough, first, rough.beta, _given_theta(rough, first.theta), method, information)
@@ -232,7 +286,7 @@ def fit_generalized(
     full.b = rough.b
     m = model.n_theta
     x = np.concatenate([near[:m], rough.beta, near[m:]])
-    basis = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has))
+    basis = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
     optimum = minimise(_objective(full), x, covariances, basis, near=True)
     beta_at = slice(m, m + full.p)
     return _result(model, full, optimum, optimum.theta[beta_at], _root(optimum, beta_at), method, information)
@@ -271,7 +325,11 @@ def _objective(approximation: Laplace) -> Objective:
 def _root(optimum: Optimum, beta_at: slice) -> Array:
     """K with K'K the covariance of β, from the curvature in all parameters that are neither on a boundary nor endless."""
     free = np.flatnonzero(optimum.free)
-    for used in (free, free[free < beta_at.stop]):  # a dispersion that runs off to infinity has no curvature
+    for used in (
+        free,
+        free[free != beta_at.stop],
+        free[free < beta_at.stop],
+    ):  # a dispersion that runs off to infinity has no curvature
         place = np.flatnonzero((used >= beta_at.start) & (used < beta_at.stop))
         try:
             L = np.linalg.cholesky(0.5 * optimum.hessian[np.ix_(used, used)])
@@ -289,8 +347,9 @@ def _given_theta(approximation: Laplace, x: Array) -> Array:
 def _result(
     model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, method: str, information: str
 ) -> GeneralizedFit:
-    dispersion = float(np.exp(optimum.theta[-1])) if approximation.has_dispersion else float("nan")
-    optimum = _judged(model, approximation, optimum, beta, root, dispersion)
+    point = approximation.point(optimum.theta)
+    dispersion = float(np.exp(point.aux)) if approximation.has_dispersion else float("nan")
+    optimum = judged(model, approximation, optimum, beta, root, dispersion)
     return GeneralizedFit(
         model=model,
         method=method,
@@ -304,40 +363,5 @@ def _result(
         dispersion=dispersion,
         information=information,
         nodes=approximation.count,
+        further=point.further,
     )
-
-
-def _judged(
-    model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, dispersion: float
-) -> Optimum:
-    """The optimum with what it means where an estimate runs off to infinity."""
-    endless = _separated(model, approximation, beta, root)
-    if endless:
-        message = (
-            f"the likelihood rises without end along {endless}: the responses are separated by it, and the estimate is where "
-            "the search stopped. Leave it out, or join its levels"
-        )
-        return replace(optimum, converged=False, message=message)
-    mu = means(LINKS[model.link], model.X @ beta + approximation.observed.offset)
-    if model.family == "negativebinomial" and dispersion > NO_EXCESS * mu.max():
-        others = optimum.free.copy()
-        others[-1] = False
-        g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
-        if float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT:
-            message = (
-                "converged; there is no overdispersion, alpha runs off to infinity, where the family is the Poisson"
-            )
-            return replace(optimum, converged=True, message=message)
-    return optimum
-
-
-def _separated(model: Model, approximation: Laplace, beta: Array, root: Array) -> str:
-    """The coefficient along which hardly any information is left, or nothing."""
-    X = model.X
-    if not X.shape[1]:
-        return ""
-    spread = np.sqrt(np.mean(np.sum((X @ root.T) ** 2, axis=1)))  # standard error of η over the rows
-    if np.isfinite(spread) and spread < ENDLESS:
-        return ""
-    reach = np.abs(beta) * np.sqrt(np.mean(X**2, axis=0))
-    return model.design.fixed.names[int(reach.argmax())]

@@ -81,7 +81,18 @@ class Grid:
         return encode_again(self.model.design.specs["fixed"], frame, self.model.formula)
 
     def slopes(self, name: str) -> Array:
-        """Derivatives (cells, P) of the columns in one covariate; five points each, within the data's range."""
+        """Derivatives (cells, P) of the columns in one covariate."""
+        frames, shares = self.around(name)
+        found: Any = 0.0
+        for frame, share in zip(frames, shares, strict=True):
+            found = found + share[:, None] * self.encoded(frame)
+        return np.asarray(found)
+
+    def around(self, name: str) -> tuple[list[pd.DataFrame], Array]:
+        """The cells at five points around each value of a covariate, within the data's range, and shares (5, cells).
+
+        The sum of share times value is the derivative, exact up to degree 4.
+        """
         x, seen = self.cells[name].to_numpy(float), self.data[name].to_numpy(float)
         low, high = float(seen.min()), float(seen.max())
         step = STEP * (high - low)
@@ -91,12 +102,9 @@ class Grid:
         target = np.zeros((len(x), len(STENCIL), 1))
         target[:, 1] = 1.0
         share = np.linalg.solve(nodes[:, None, :] ** np.arange(len(STENCIL))[:, None], target)[..., 0] / step
-        found: Any = 0.0
-        for k in range(len(STENCIL)):
-            moved = x + nodes[:, k] * step
-            moved = np.where(within, np.clip(moved, low, high), moved)
-            found = found + share[:, k, None] * self.encoded(self.cells.assign(**{name: moved}))
-        return np.asarray(found)
+        moved = x + nodes.T * step
+        moved = np.where(within, np.clip(moved, low, high), moved)
+        return [self.cells.assign(**{name: values}) for values in moved], share.T
 
 
 def grid(model: Model, names: Sequence[str], at: Mapping[str, Any] | None = None) -> Grid:
@@ -256,7 +264,7 @@ def averaged(
     count = int(np.prod([len(p.values) for p in whole.predictors[:size]], initial=1))
     offset = 0.0 if model.design.offset is None or slope is not None else float(np.mean(model.design.offset))
     cells = whole.rows if slope is None else whole.slopes(slope)
-    rest = _rest_weights(whole, count, weights)
+    rest = rest_weights(whole, count, weights)
     rows = np.einsum("gr,grp->gp", rest, cells.reshape(count, -1, cells.shape[1]))
     labels = _labels(whole.predictors[:size])
     transformation = _transformation(model, scale) if slope is None else None
@@ -287,7 +295,7 @@ def _check_slope(whole: Grid, slope: str) -> None:
         raise MethodError(f"{slope!r} is a factor; it has means, bl.means, and no slope")
 
 
-def _rest_weights(whole: Grid, count: int, weights: str) -> Array:
+def rest_weights(whole: Grid, count: int, weights: str) -> Array:
     """Weights (rows, cells each), sums 1; NaN where the data have no row in any cell."""
     counts = whole.counts.reshape(count, -1)
     if weights == "equal":

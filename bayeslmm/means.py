@@ -13,6 +13,7 @@ from bayeslmm.combinations import Combinations, shown_table
 from bayeslmm.contrasts import Contrasts, contrasts
 from bayeslmm.errors import MethodError
 from bayeslmm.grid import averaged
+from bayeslmm.population import Averages, averages
 from bayeslmm.result import Result
 from bayeslmm.table import Page
 
@@ -43,13 +44,15 @@ class Means:
         if scale is not None:
             columns[self.column], columns["se"] = found.transformed(scale.inverse, scale.derivative)
             columns |= {"lower": scale.inverse(lower), "upper": scale.inverse(upper)}
+            if isinstance(found, Averages) and found.linear is not None:
+                columns["median"] = scale.inverse(found.linear.estimate)
         return pd.DataFrame(columns, index=found.labels)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was averaged, where the covariates are, and what could not be estimated."""
         scale = self.combinations.transformation
-        if scale is None:
+        if scale is None or isinstance(self.combinations, Averages):
             return self.combinations.notes
         linked = self.combinations.result.model.link != "identity"
         meaning = "where the random effects are 0" if linked else f"medians of {scale.inside}, not means"
@@ -114,6 +117,7 @@ def means(
     weights: Literal["equal", "proportional", "cells"] = "equal",
     at: Mapping[str, Any] | None = None,
     scale: Literal["link", "response"] = "link",
+    groups: Literal["population", "new"] = "population",
 ) -> Means:
     """Estimate marginal (least-squares) means of factors.
 
@@ -143,6 +147,11 @@ def means(
     scale : {"link", "response"}
         "response" undoes the link, or the transformation of a response that is written ``log(y)``, ``np.sqrt(y)``, …;
         averages and intervals are taken before that. Differences of logarithms then are ratios.
+    groups : {"population", "new"}
+        Of a generalized fit: random effects 0, which is the median of the groups; or the average over them,
+        ``E g⁻¹(x'β + z'u)``, taken of the response in each cell and then over the cells. Its standard error carries the
+        uncertainty of θ and β; ``scale="link"`` is g of it, whose differences are marginal log odds ratios (logit) or log
+        ratios (log), and ``scale="response"`` shows the median beside it.
 
     Returns
     -------
@@ -165,8 +174,16 @@ def means(
     2     C  89.0  2.475  11.075  83.557  94.443
     3     D  86.0  2.475  11.075  80.557  91.443
     """
-    found = averaged(result, named(of), by=named(by or ()), df=df, weights=weights, at=at, scale=scale)
+    function = averages if integrated(groups) else averaged
+    found = function(result, named(of), by=named(by or ()), df=df, weights=weights, at=at, scale=scale)
     return Means(found, checked(level))
+
+
+def integrated(groups: Any) -> bool:
+    """Whether the groups are averaged over."""
+    if groups not in ("population", "new"):
+        raise MethodError(f'groups={groups!r} is not known; use "population" or "new"')
+    return bool(groups == "new")
 
 
 def named(names: str | Sequence[str]) -> tuple[str, ...]:

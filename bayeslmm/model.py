@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,13 +13,15 @@ from numpy.typing import NDArray
 
 from bayeslmm.description import describe
 from bayeslmm.design import Design, build
-from bayeslmm.errors import FormulaError, MethodError, NotSupportedError
+from bayeslmm.errors import MethodError, NotSupportedError
 from bayeslmm.exact.blocks import Structure, structure
 from bayeslmm.exact.gaussian import Gaussian
-from bayeslmm.exact.products import Products, power_of_two, products, public_order
+from bayeslmm.exact.products import Products, products, public_order
 from bayeslmm.family import family_of
 from bayeslmm.formula import Formula, parse
-from bayeslmm.priors import Priors, resolve
+from bayeslmm.priors import Priors
+from bayeslmm.rewriting import updated_formula
+from bayeslmm.scales import design_priors
 from bayeslmm.stages import Stages
 from bayeslmm.terms import RandomTerm, orthogonal_basis
 
@@ -56,6 +57,9 @@ class Model:
         Coding of factors, ``{"treat": "sum"}``: "treatment", "sum", "helmert" or "poly".
     missing : {"drop", "error"}
         What to do with rows where a needed value is missing.
+    dispersion, zero : str, optional
+        One-sided formulas, ``"~ x"``, for the log of the family's dispersion and for the logit of the probability of a zero
+        of its own (families ``"zero_inflated_…"`` and ``"hurdle_…"``, where it is ``"~ 1"`` if not given).
 
     Attributes
     ----------
@@ -99,23 +103,33 @@ class Model:
         known: Mapping[str, Any] | None = None,
         contrasts: Mapping[str, str] | None = None,
         missing: str = "drop",
+        dispersion: str | None = None,
+        zero: str | None = None,
     ) -> None:
-        _check_supported(family, priors, known)
+        _check_supported(known)
         arguments = {
             "formula": formula, "data": data, "family": family, "link": link, "priors": priors, "weights": weights,
             "offset": offset, "known": known, "contrasts": contrasts, "missing": missing,
+            "dispersion": dispersion, "zero": zero,
         }  # fmt: skip
         parsed = parse(formula)
         distribution, gaussian = family_of(family), family == "gaussian"
         options: dict[str, Any] = {"weights": weights, "offset": offset, "contrasts": contrasts, "missing": missing}
-        design = build(parsed, data, **options, binary=family == "bernoulli", residual=gaussian)
+        design = build(
+            parsed,
+            data,
+            **options,
+            binary=family == "bernoulli",
+            residual=gaussian,
+            further=distribution.further(dispersion, zero),
+        )
         distribution.check(design.response, design.y, design.trials)
         self._set(
             formula=parsed,
             design=design,
             family=family,
             link=distribution.link(link),
-            priors=_priors(priors if gaussian else "flat", design),
+            priors=design_priors(priors, design, distribution, distribution.link(link)),
             stages=None,
             arguments=arguments,
         )
@@ -297,11 +311,24 @@ class Model:
         self.require_gaussian()
         return products(self.design)
 
+    @property
+    def dispersion(self) -> str | None:
+        """Name of the family's dispersion parameter: ``sigma``, ``alpha``, ``lam``, ``kappa``; None where it has none."""
+        return self.priors.dispersion
+
     def require_gaussian(self) -> None:
         """Raise for a model of another family, whose random effects do not integrate out exactly."""
         if self.family != "gaussian":
             raise NotSupportedError(
                 f"this needs a Gaussian response, whose random effects integrate out exactly; the model's is {self.family}"
+            )
+
+    def require_one_formula(self) -> None:
+        """Raise for a model with formulas for other parameters than the mean, which has no posterior here yet."""
+        if self.design.further:
+            raise NotSupportedError(
+                f"the posterior of a model with a formula for {' and '.join(self.design.further)} cannot be sampled yet; bl.fit "
+                "estimates it by Laplace's approximation"
             )
 
     @cached_property
@@ -316,8 +343,8 @@ class Model:
 
     @cached_property
     def flat_priors(self) -> Priors:
-        """Uniform priors on β, sd, correlations and σ."""
-        return _priors("flat", self.design)
+        """Uniform priors on β, sd, correlations and the dispersion."""
+        return design_priors("flat", self.design, family_of(self.family), self.link)
 
     def __repr__(self) -> str:
         return f"Model({self.formula.text!r}, {self.design.nobs} rows)"
@@ -326,54 +353,6 @@ class Model:
         return describe(self)
 
 
-def _check_supported(family: str, priors: Any, known: Mapping[str, Any] | None) -> None:
+def _check_supported(known: Mapping[str, Any] | None) -> None:
     if known:
         raise NotSupportedError("known covariances across levels (known=) cannot be fitted yet; leave it out")
-    if family != "gaussian" and priors not in (None, "flat"):
-        raise NotSupportedError(f"priors cannot be given yet to a model of the {family} family; leave them out")
-
-
-def _priors(given: Any, design: Design) -> Priors:
-    groups: dict[str, tuple[list[str], list[float], bool]] = {}
-    for term in design.random:
-        effects, sds, correlated = groups.get(term.group, ([], [], False))
-        effects += term.effects
-        sds += _deviations(term.columns)
-        groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
-    X = design.fixed.X
-    size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
-    return resolve(
-        given,
-        coefficient_names=design.fixed.names,
-        column_means=X.mean(axis=0).tolist(),
-        column_sds=_deviations(X),
-        has_intercept="Intercept" in design.fixed.names,
-        response_mean=float((design.y / size).mean()) * size,
-        response_sd=_deviations(design.y[:, None])[0],
-        groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
-    )
-
-
-def _deviations(columns: Array) -> list[float]:
-    """Standard deviations of columns, none of whose squares overflow or vanish."""
-    size = power_of_two(columns)
-    return [float(sd) for sd in (columns / size).std(axis=0) * size]
-
-
-def updated_formula(old: str, new: str) -> str:
-    """The formula `new` with ``.`` standing for the sides of `old`; ``- (1 | g)`` takes a random term out."""
-    if new.count("~") != 1:
-        raise FormulaError("an updated formula needs one ~, as in '. ~ . + x'", new, None)
-    sides = [side.strip() for side in old.split("~")]
-    parts = [part.strip() for part in new.split("~")]
-    left, right = (side.join(re.split(r"(?<![\w.])\.(?![\w.])", part)) for side, part in zip(sides, parts, strict=True))
-    for removal in re.findall(r"-\s*\([^()]*\|[^()]*\)", right):
-        right = right.replace(removal, "", 1)
-        target = re.sub(r"\s", "", removal.lstrip("- "))
-        for term in re.findall(r"\([^()]*\|[^()]*\)", right):
-            if re.sub(r"\s", "", term) == target:
-                right = re.sub(rf"\s*\+?\s*{re.escape(term)}", "", right, count=1)
-                break
-        else:
-            raise FormulaError(f"the formula has no term {removal.lstrip('- ')}", old)
-    return f"{left} ~ {right.strip().removeprefix('+').strip() or '1'}"

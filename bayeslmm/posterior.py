@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from bayeslmm.convergence import Diagnostics, diagnose
 from bayeslmm.coordinates import coordinates, dimensions, response_name
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.densities import log_densities, means
 from bayeslmm.exact.gaussian import LOG_2PI
+from bayeslmm.family import LINKS, family_of
 from bayeslmm.model import Model
 from bayeslmm.result import Result, term_effects
 
@@ -48,7 +50,8 @@ class Posterior(Result):
         Parameters
         ----------
         name : str
-            ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"``, ``"ranef_Subject"`` or ``"sigma"``.
+            ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"``, ``"ranef_Subject"`` or ``"sigma"`` (of another family its
+            dispersion, if it has one).
 
         Returns
         -------
@@ -78,23 +81,34 @@ class Posterior(Result):
     @cached_property
     def beta(self) -> Array:  # type: ignore[override]
         """Posterior means of the coefficients (p,)."""
-        return self._mean("fixef") if self.model.products.n_fixed else np.empty(0)
+        return self._mean("fixef") if self.model.X.shape[1] else np.empty(0)
 
     @cached_property
     def beta_covariance(self) -> Array:  # type: ignore[override]
         """Posterior covariance of the coefficients (p, p)."""
-        p = self.model.products.n_fixed
+        p = self.model.X.shape[1]
         return np.atleast_2d(np.cov(self.draws("fixef").T)) if p else np.empty((0, 0))
 
     @cached_property
     def beta_sd(self) -> Array:  # type: ignore[override]
         """Posterior standard deviations of the coefficients (p,)."""
-        return np.asarray(self.draws("fixef").std(axis=0, ddof=1)) if self.model.products.n_fixed else np.empty(0)
+        return np.asarray(self.draws("fixef").std(axis=0, ddof=1)) if self.model.X.shape[1] else np.empty(0)
 
     @cached_property
     def sigma(self) -> float:  # type: ignore[override]
-        """Posterior mean of the residual standard deviation."""
-        return float(self._mean("sigma"))
+        """Posterior mean of the residual standard deviation; 1 for another family than the Gaussian, which has none."""
+        return float(self._mean("sigma")) if self.model.family == "gaussian" else 1.0
+
+    @cached_property
+    def dispersion(self) -> float:
+        """Posterior mean of the family's dispersion parameter (σ, alpha, lam, kappa), NaN where it has none."""
+        return float(self._mean(self.model.dispersion)) if self.model.dispersion else float("nan")
+
+    @property
+    def n_draws(self) -> int:
+        """Draws of all chains together."""
+        sizes = self.data["posterior"].sizes
+        return int(sizes["chain"] * sizes["draw"])
 
     @cached_property
     def group_sd(self) -> Mapping[str, Array]:
@@ -133,6 +147,23 @@ class Posterior(Result):
             found[group] = pd.DataFrame(values, index=frame.index, columns=frame.columns)
         return found
 
+    @cached_property
+    def fitted(self) -> pd.Series:
+        """Posterior means of the response's mean given the effects; of a binomial response the share of successes."""
+        if self.model.family == "gaussian":
+            return super().fitted
+        link, total = LINKS[self.model.link], np.zeros(self.model.design.nobs)
+        for _, eta in self.predictor_draws():
+            total += means(link, eta.ravel()).reshape(eta.shape).sum(axis=0)
+        return pd.Series(total / self.n_draws, index=self.model.design.rows, name="fitted")
+
+    @property
+    def residuals(self) -> pd.Series:
+        """Response (share of successes) minus fitted values."""
+        trials = self.model.design.trials
+        share = self.model.design.y / (1.0 if trials is None else trials)
+        return pd.Series(share - self.fitted.to_numpy(), index=self.model.design.rows, name="residuals")
+
     @property
     def parameters(self) -> list[str]:
         """Posterior variables other than the random effects."""
@@ -164,9 +195,9 @@ class Posterior(Result):
     def predictor_draws(self) -> Iterator[tuple[slice, Array]]:
         """Linear predictor (offset included) at the rows used, a chunk of draws at a time: (which draws, (m, n))."""
         design = self.model.design
-        total = len(self.draws("sigma"))
+        total = self.n_draws
         by_group = {group: self.draws(f"ranef_{group}") for group in self.model.groups}
-        beta = self.draws("fixef") if self.model.products.n_fixed else np.zeros((total, 0))
+        beta = self.draws("fixef") if self.model.X.shape[1] else np.zeros((total, 0))
         step = max(1, ROWS_AT_ONCE // max(1, design.nobs))
         for start in range(0, total, step):
             rows = slice(start, min(start + step, total))
@@ -179,14 +210,27 @@ class Posterior(Result):
 
     def log_likelihood(self) -> Array:
         """Conditional log density of every row at every draw (chains, draws, n)."""
+        out = np.empty((self.n_draws, self.model.design.nobs))
+        density = self._gaussian_density if self.model.family == "gaussian" else self._density
+        for rows, eta in self.predictor_draws():
+            out[rows] = density(rows, eta)
+        sizes = self.data["posterior"].sizes
+        return out.reshape(sizes["chain"], sizes["draw"], -1)
+
+    def _gaussian_density(self, rows: slice, eta: Array) -> Array:
         design = self.model.design
         weights = np.ones(design.nobs) if design.weights is None else design.weights
-        sigma = self.draws("sigma")
-        out = np.empty((len(sigma), design.nobs))
-        for rows, eta in self.predictor_draws():
-            scale = sigma[rows, None] / np.sqrt(weights)
-            out[rows] = -0.5 * (LOG_2PI + 2.0 * np.log(scale) + ((design.y - eta) / scale) ** 2)
-        return out.reshape(*np.asarray(self.data["posterior"]["sigma"].values).shape, design.nobs)
+        scale = self.draws("sigma")[rows, None] / np.sqrt(weights)
+        return np.asarray(-0.5 * (LOG_2PI + 2.0 * np.log(scale) + ((design.y - eta) / scale) ** 2))
+
+    def _density(self, rows: slice, eta: Array) -> Array:
+        """Of another family: weights multiply the log density."""
+        model, design = self.model, self.model.design
+        y, trials = np.asarray(design.y, float), np.ones(design.nobs) if design.trials is None else design.trials
+        aux = np.log(self.draws(model.dispersion)[rows]) if model.dispersion else np.zeros(len(eta))
+        code, link = family_of(model.family).code, LINKS[model.link]
+        values = np.array([log_densities(code, link, y, trials, e, a) for e, a in zip(eta, aux, strict=True)])
+        return values if design.weights is None else values * design.weights
 
     def store_log_likelihood(self) -> None:
         """Put the pointwise log-likelihood into `data`, where `arviz.loo` finds it."""
@@ -258,7 +302,8 @@ class Posterior(Result):
 
 def _parameters(model: Model) -> list[str]:
     """Posterior variables other than the random effects, in the order in which they are shown."""
-    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), "sigma"]
+    noise = [model.dispersion] if model.dispersion else []
+    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise]
 
 
 def _with_draws(dataset: xr.Dataset) -> xr.Dataset:
@@ -279,7 +324,7 @@ def posterior_tree(
     ----------
     model : Model
     draws : mapping
-        fixef, sd_g, corr_g, sigma: arrays (chains, draws, …).
+        fixef, sd_g, corr_g, sigma (or another dispersion): arrays (chains, draws, …).
     effects : mapping of group to ndarray (chains, draws, levels, k)
         Draws of the random effects, where they are kept.
     moments : mapping of group to two ndarray (levels, k)
@@ -337,7 +382,7 @@ def _constant_data(model: Model, coords: Mapping[str, Any]) -> xr.Dataset:
         arrays["X"] = (("obs", "coefficient"), design.fixed.X)
     for term in design.random:
         arrays[f"level_{term.group}"] = ("obs", np.asarray(term.codes))
-    for name in ("weights", "offset"):
+    for name in ("weights", "offset", "trials"):
         if getattr(design, name) is not None:
             arrays[name] = ("obs", getattr(design, name))
     kept = {"obs": coords["obs"]} | ({"coefficient": coords["coefficient"]} if design.fixed.names else {})

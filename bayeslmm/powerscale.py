@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.approximation import Laplace, Point
 from bayeslmm.direct import Direct
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError
@@ -87,7 +88,7 @@ def log_prior(model: Model, values: Array) -> Array:
             total += (correlation.args["eta"] - 1.0) * _logdet(
                 model, group, values[:, at : at + len(model.pairs(group))]
             )
-    return total + _logpdf(priors.sigma, values[:, -1])
+    return total if priors.noise is None else total + _logpdf(priors.noise, values[:, -1])
 
 
 def _logpdf(prior: Prior, values: Array) -> Array:
@@ -106,14 +107,19 @@ def _logdet(model: Model, group: str, pairs: Array) -> Array:
 
 
 def collapsed_loglik(model: Model, values: Array) -> Array:
-    """Log-likelihood (s,) of (β, sd, correlations, σ), u integrated out, at values (s, m)."""
+    """Log-likelihood (s,) of (β, sd, correlations, σ), u integrated out, at values (s, m); by Laplace if not Gaussian."""
     p = len(model.design.fixed.names)
+    if model.family != "gaussian":
+        laplace, dispersed = Laplace(model), model.dispersion is not None
+        points = [Point(theta_of(model, v), v[:p], float(np.log(v[-1])) if dispersed else 0.0) for v in values]
+        return np.array([-0.5 * laplace.minus_twice(point)[0] for point in points])
     return np.array([loglik_at(model, theta_of(model, row), float(row[-1]), row[:p]) for row in values])
 
 
 def theta_of(model: Model, values: Array) -> Array:
     """Theta at one vector (m,) of natural parameters."""
     names, own = parameter_names(model), {}
+    sigma = float(values[-1]) if model.family == "gaussian" else 1.0
     for group in model.groups:
         start, before = names.index(f"sd_{group}[{model.effects(group)[0]}]"), 0
         k = len(model.effects(group))
@@ -122,7 +128,7 @@ def theta_of(model: Model, values: Array) -> Array:
             corr[i, j] = corr[j, i] = values[start + k + at]
         for term in (t for t in model.design.random if t.group == group):
             part = slice(before, before + len(term.effects))
-            own[id(term)] = term.covariance.from_natural(values[start:][part], corr[part, part], float(values[-1]))
+            own[id(term)] = term.covariance.from_natural(values[start:][part], corr[part, part], sigma)
             before = part.stop
     return np.concatenate([np.empty(0), *(own[id(term)] for term in model.terms)])
 

@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.averaging import NODES, averaged
 from bayeslmm.columns import frame_of, nrows
 from bayeslmm.covariance import psd_factor
-from bayeslmm.errors import DataError, MethodError, UnseenLevelError
+from bayeslmm.errors import DataError, MethodError, NotSupportedError, UnseenLevelError
+from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.exact.leverage import leverage
+from bayeslmm.family import LINKS
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.generalized_predict import Predictor, predicted, uncertainty
 from bayeslmm.model import Model
@@ -100,6 +103,13 @@ def predict(
     _check(result, groups, kind, unseen)
     tail = _tail(interval)
     response = kind == "response"
+    if response and result.model.family != "gaussian":
+        raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
+    if kind == "mean" and "zero" in result.model.design.further:
+        raise NotSupportedError(
+            "means of responses with zeros of their own cannot be predicted yet; fit.fitted has those of the rows of the fit, "
+            'kind="link" the linear predictor, and bl.simulate draws responses'
+        )
     if weights is not None and not response:
         raise MethodError('weights matter to a new observation only; add kind="response" or leave weights out')
     rows = rows_of(result.model, data, weights=weights, offset=offset, random=groups != "population", weighted=response)
@@ -112,7 +122,7 @@ def predict(
         return _generalized(result, rows, tail, kind)
     if isinstance(result, PointFit):
         return _at_point(result, rows, tail, response)
-    return _over_draws(cast("Posterior", result), rows, tail, response, generator(seed))
+    return _over_draws(cast("Posterior", result), rows, tail, kind, generator(seed))
 
 
 def _check(result: Any, groups: str, kind: str, unseen: str) -> None:
@@ -234,8 +244,6 @@ def _refuse_unseen(rows: Rows) -> None:
 
 def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str) -> pd.DataFrame:
     """Another family: on the scale of the link or of the mean."""
-    if kind == "response":
-        raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
     integrated = np.zeros(len(rows.X))
     for name, group in rows.groups.items():
         factor = fit.group_sd[name][:, None] * psd_factor(fit.group_corr[name])
@@ -302,10 +310,10 @@ def covariance_factors(posterior: Posterior, group: str, which: Any = slice(None
 
 
 def _over_draws(
-    posterior: Posterior, rows: Rows, tail: float | None, response: bool, rng: np.random.Generator
+    posterior: Posterior, rows: Rows, tail: float | None, kind: str, rng: np.random.Generator
 ) -> pd.DataFrame:
-    draws = _Draws(posterior, rows, response, entropy=int(rng.integers(2**62)))
-    step = max(1, MOST_AT_ONCE // len(draws.sigma))
+    draws = _Draws(posterior, rows, kind, entropy=int(rng.integers(2**62)))
+    step = max(1, MOST_AT_ONCE // (draws.count * draws.nodes))
     parts = [draws.describe(slice(at, at + step), tail, rng) for at in range(0, len(rows.X), step)]
     names = ["mean", "se"] if tail is None else ["mean", "se", "lower", "upper"]
     return pd.DataFrame(np.concatenate(parts), index=rows.index, columns=names)
@@ -314,14 +322,17 @@ def _over_draws(
 class _Draws:
     """The draws of a posterior that rows need, turned into predictions a slice of rows at a time."""
 
-    def __init__(self, posterior: Posterior, rows: Rows, response: bool, entropy: int) -> None:
-        self.rows, self.response, self.entropy = rows, response, entropy
-        self.sigma = posterior.draws("sigma")
-        self.beta = posterior.draws("fixef") if rows.X.shape[1] else np.empty((len(self.sigma), 0))
+    def __init__(self, posterior: Posterior, rows: Rows, kind: str, entropy: int) -> None:
+        model = posterior.model
+        self.rows, self.entropy, self.count = rows, entropy, posterior.n_draws
+        self.sigma = posterior.draws("sigma") if kind == "response" else None
+        self.link = model.link if kind == "mean" and model.family != "gaussian" else None
+        self.beta = posterior.draws("fixef") if rows.X.shape[1] else np.empty((self.count, 0))
         known = [name for name, group in rows.groups.items() if (group.codes >= 0).any()]
         new = [name for name, group in rows.groups.items() if (group.codes < 0).any()]
         self.ranef = {name: posterior.draws(f"ranef_{name}") for name in known}
         self.factors = {name: covariance_factors(posterior, name) for name in new}
+        self.nodes = NODES if self.link is not None and new else 1
 
     def describe(self, part: slice, tail: float | None, rng: np.random.Generator) -> Array:
         """Mean, standard deviation and quantiles (rows, 2 or 4); what is not known enters the first two exactly."""
@@ -331,15 +342,28 @@ class _Draws:
             values += self._known(name, effects, part)
         for name, factor in self.factors.items():
             variance += self._new_variance(name, factor, part)
-        residual = self.sigma**2 / (1.0 if self.rows.weights is None else self.rows.weights[part, None])
-        variance += residual * self.response
+        if self.link is not None:
+            return self._means(values, variance, tail)
+        residual = None
+        if self.sigma is not None:
+            residual = self.sigma**2 / (1.0 if self.rows.weights is None else self.rows.weights[part, None])
+            variance += residual
         columns = [values.mean(axis=1), np.sqrt(values.var(axis=1, ddof=1) + variance.mean(axis=1))]
         if tail is not None:
             for name, factor in self.factors.items():
                 self._add_new(name, factor, part, values)
-            if self.response:
+            if residual is not None:
                 values += rng.standard_normal(values.shape) * np.sqrt(residual)
             columns += list(np.quantile(values, [tail, 1.0 - tail], axis=1))
+        return np.column_stack(columns)
+
+    def _means(self, eta: Array, variance: Array, tail: float | None) -> Array:
+        """The same for means of another family, averaged in each draw over the effects that are not known."""
+        at = averaged(str(self.link), eta.ravel(), variance.ravel()) if self.factors else None
+        mu = means(LINKS[str(self.link)], eta.ravel()) if at is None else at.mean
+        mu = mu.reshape(eta.shape)
+        columns = [mu.mean(axis=1), mu.std(axis=1, ddof=1)]
+        columns += [] if tail is None else list(np.quantile(mu, [tail, 1.0 - tail], axis=1))
         return np.column_stack(columns)
 
     def _known(self, name: str, effects: Array, part: slice) -> Array:

@@ -20,11 +20,14 @@ from bayeslmm.errors import PriorError
 __all__ = ["Prior", "Priors", "resolve"]
 
 SD_RULE = 2.5
+SHARE_INTERCEPT = 1.5
+"""Bambi's scale of the intercept for bernoulli and binomial responses with a logit or probit link."""
 ROUNDING = 64 * float(np.finfo(float).eps)
 """A column whose sd is below this share of its mean is constant up to the rounding of its mean."""
 _HALF_VERSION = {"Normal": "HalfNormal", "StudentT": "HalfStudentT", "Cauchy": "HalfCauchy", "Flat": "HalfFlat"}
 
 Group = tuple[Sequence[str], Sequence[float], bool]
+Column = tuple[float, float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,14 @@ class Priors:
         One prior per effect of each group.
     corr : dict of str to (Prior or None)
         LKJ prior per group; None where no two effects are correlated.
-    sigma : Prior
-        Of the residual standard deviation.
+    noise : Prior or None
+        Of the dispersion parameter; None for a family that has none.
     given : frozenset of str
         Keys that the user gave; ``{"flat"}`` for ``priors="flat"``.
     chosen : frozenset of str
         Names of the parameters whose prior is the user's (``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma``).
+    dispersion : str or None
+        Name of the dispersion parameter: ``sigma`` (Gaussian), ``alpha``, ``lam``, ``kappa``; None where there is none.
 
     Examples
     --------
@@ -74,9 +79,23 @@ class Priors:
     effects: dict[str, tuple[str, ...]] = field(repr=False)
     sd: dict[str, tuple[Prior, ...]]
     corr: dict[str, Prior | None]
-    sigma: Prior
+    noise: Prior | None
     given: frozenset[str]
     chosen: frozenset[str] = field(repr=False)
+    dispersion: str | None = "sigma"
+
+    @property
+    def sigma(self) -> Prior:
+        """Prior of the residual standard deviation of a Gaussian model.
+
+        Raises
+        ------
+        PriorError
+            The model's family has no residual standard deviation.
+        """
+        if self.dispersion != "sigma" or self.noise is None:
+            raise PriorError("a model of this family has no residual standard deviation, and no prior of one")
+        return self.noise
 
     @property
     def gaussian(self) -> bool:
@@ -85,8 +104,9 @@ class Priors:
 
     @property
     def flat(self) -> bool:
-        """Whether every prior is uniform: on β, sd, correlations and σ."""
-        scales = (*(prior for group in self.sd.values() for prior in group), self.sigma)
+        """Whether every prior is uniform: on β, sd, correlations and the dispersion."""
+        scales = [prior for group in self.sd.values() for prior in group]
+        scales += [] if self.noise is None else [self.noise]
         correlations = [prior for prior in self.corr.values() if prior is not None]
         return (
             all(prior.name == "Flat" for prior in self.fixef)
@@ -134,12 +154,12 @@ class Priors:
         return -sum(math.log(p.args["sigma"]) + 0.5 * math.log(2 * math.pi) for p in self.fixef if p.name == "Normal")
 
     def parameters(self) -> dict[str, Prior]:
-        """Every parameter's prior by the parameter's name: ``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma``."""
+        """Every parameter's prior by its name: ``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma`` or another dispersion."""
         named = {f"fixef[{name}]": prior for name, prior in zip(self.coefficients, self.fixef, strict=True)}
         for group, effects in self.effects.items():
             named |= {f"sd_{group}[{name}]": prior for name, prior in zip(effects, self.sd[group], strict=True)}
         named |= {f"corr_{group}": prior for group, prior in self.corr.items() if prior is not None}
-        return named | {"sigma": self.sigma}
+        return named if self.noise is None or self.dispersion is None else named | {self.dispersion: self.noise}
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows for printing: parameter, prior, and ``"given"`` or ``"default"``."""
@@ -154,7 +174,9 @@ class Priors:
         ]
 
 
-def _keys(coefficients: Sequence[str], groups: Mapping[str, Group]) -> dict[str, tuple[str, ...]]:
+def _keys(
+    coefficients: Sequence[str], groups: Mapping[str, Group], dispersion: str | None
+) -> dict[str, tuple[str, ...]]:
     """Every valid key with the parameters it names, broad ones first; a plain name another key has means that other."""
     narrow = {f"fixef[{name}]": (f"fixef[{name}]",) for name in coefficients}
     broad = {"fixef": tuple(narrow)} if narrow else {}
@@ -164,7 +186,7 @@ def _keys(coefficients: Sequence[str], groups: Mapping[str, Group]) -> dict[str,
         broad[f"sd_{group}"] = own
         if correlated:
             broad[f"corr_{group}"] = (f"corr_{group}",)
-    broad["sigma"] = ("sigma",)
+    broad |= {dispersion: (dispersion,)} if dispersion else {}
     plain = {name: (f"fixef[{name}]",) for name in coefficients if name not in broad and name not in narrow}
     return broad | plain | narrow
 
@@ -193,7 +215,8 @@ def _placed(parameter: str, prior: Prior) -> Prior:
     if prior.name == "Flat":
         return Prior("HalfFlat")
     better = f"use {_HALF_VERSION.get(prior.name, 'HalfNormal')}" if prior.name != "Uniform" else "use lower=0 or above"
-    raise PriorError(f"{parameter} is a standard deviation and {prior} reaches below zero; {better}.")
+    what = "a standard deviation" if parameter.startswith("sd_") or parameter == "sigma" else "positive"
+    raise PriorError(f"{parameter} is {what} and {prior} reaches below zero; {better}.")
 
 
 def _assigned(given: Any, keys: Mapping[str, tuple[str, ...]], groups: Mapping[str, Group]) -> dict[str, Prior]:
@@ -240,9 +263,10 @@ def _varies(mean: float, sd: float) -> bool:
     return sd > ROUNDING * abs(mean)
 
 
-def _wide(rule: float, columns: Sequence[tuple[float, float]]) -> float:
-    """Default scale of an intercept, given 2.5 sd(y) and (mean, sd) of the columns whose slope keeps its default."""
-    return math.hypot(rule, *(rule * (mean / sd) for mean, sd in columns if _varies(mean, sd)))
+def _wide(rule: float, columns: Sequence[Column]) -> float:
+    """Default scale of an intercept, given 2.5 sd(y) and (mean, sd, scale of another rule) of columns with a default."""
+    shifts = [rule * (mean / sd) if scale is None else scale * mean for mean, sd, scale in columns if _varies(mean, sd)]
+    return math.hypot(rule, *shifts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +277,13 @@ class _Scale:
     response_sd: float
     wide: float
     has_intercept: bool
+    intercept: float | None
 
-    def coefficient(self, name: str, mean: float, sd: float) -> Prior:
+    def coefficient(self, name: str, mean: float, sd: float, scale: float | None) -> Prior:
         if name == "fixef[Intercept]" and self.has_intercept:
-            return _scaled(name, "Normal", self.wide, mu=self.response_mean)
+            return _scaled(name, "Normal", self.intercept or self.wide, mu=self.response_mean)
+        if _varies(mean, sd) and scale is not None:
+            return _scaled(name, "Normal", scale, mu=0.0)
         if _varies(mean, sd):
             return _scaled(name, "Normal", SD_RULE * self.response_sd / sd, mu=0.0)
         if mean == 0:
@@ -277,13 +304,16 @@ def resolve(
     response_mean: float,
     response_sd: float,
     groups: Mapping[str, Group],
+    slopes: Sequence[float] | None = None,
+    dispersion: str | None = "sigma",
 ) -> Priors:
     """The priors of a model: the given ones, and Bambi's default scales for the others.
 
     With s = 2.5 sd(y) and w² = s² + Σ (s x̄_j / s_j)² over the slopes that keep their default: slope j
     Normal(0, s/s_j); Intercept Normal(ȳ, w) at the predictor means; a group's intercept sd HalfNormal(w), its slopes'
     sd HalfNormal(s/s_j); sigma HalfStudentT(4, sd(y)); correlations LKJ(1). The coefficient of a constant column c
-    other than the Intercept is an intercept divided by c.
+    other than the Intercept is an intercept divided by c. With `slopes` their scales stand in place of s/s_j, and the
+    Intercept is Normal(0, 1.5) at the predictor means. Another dispersion than sigma is HalfCauchy(1).
 
     Parameters
     ----------
@@ -301,6 +331,10 @@ def resolve(
         Of the response (ddof 0); 0 and 1 for a response that sets no scale.
     groups : mapping of str to (effect names, effect column sds, correlated)
         Per grouping factor; an effect's sd is 0 or NaN for an intercept.
+    slopes : (p,) sequence of float, optional
+        Scales of the slopes' priors where 2.5 sd(y)/sd(x) is not the rule (bernoulli and binomial, logit or probit).
+    dispersion : str or None
+        Name of the family's dispersion parameter, None where it has none.
 
     Returns
     -------
@@ -319,14 +353,20 @@ def resolve(
     >>> p.describe()[0]
     ('fixef[Intercept]', 'Normal(mu=5, sigma=10) at the predictor means', 'default')
     """
-    keys = _keys(coefficient_names, groups)
+    keys = _keys(coefficient_names, groups, dispersion)
     chosen = _flat(keys) if isinstance(given, str) and given == "flat" else _assigned(given, keys, groups)
-    columns = list(zip((f"fixef[{name}]" for name in coefficient_names), column_means, column_sds, strict=True))
-    wide = _wide(SD_RULE * response_sd, [(mean, sd) for name, mean, sd in columns if name not in chosen])
-    scale = _Scale(float(response_mean), float(response_sd), wide, has_intercept)
+    names = [f"fixef[{name}]" for name in coefficient_names]
+    scales: Sequence[float | None] = slopes or [None] * len(names)
+    columns: list[Column] = list(zip(column_means, column_sds, scales, strict=True))
+    default = [column for name, column in zip(names, columns, strict=True) if name not in chosen]
+    wide = _wide(SD_RULE * response_sd, default)
+    intercept = None if slopes is None else SHARE_INTERCEPT
+    scale = _Scale(float(response_mean), float(response_sd), wide, has_intercept, intercept)
     return Priors(
         coefficients=tuple(coefficient_names),
-        fixef=tuple(chosen.get(name) or scale.coefficient(name, mean, sd) for name, mean, sd in columns),
+        fixef=tuple(
+            chosen.get(name) or scale.coefficient(name, *column) for name, column in zip(names, columns, strict=True)
+        ),
         centred_intercept=has_intercept and "fixef[Intercept]" not in chosen,
         column_means=tuple(float(mean) for mean in column_means),
         effects={group: tuple(effects) for group, (effects, _, _) in groups.items()},
@@ -341,7 +381,17 @@ def resolve(
             group: chosen.get(f"corr_{group}", Prior("LKJ", eta=1)) if correlated else None
             for group, (_, _, correlated) in groups.items()
         },
-        sigma=chosen.get("sigma") or _scaled("sigma", "HalfStudentT", response_sd, nu=4),
+        noise=_noise(dispersion, chosen, response_sd),
         given=frozenset({"flat"} if isinstance(given, str) else given or ()),
         chosen=frozenset(chosen),
+        dispersion=dispersion,
     )
+
+
+def _noise(dispersion: str | None, chosen: Mapping[str, Prior], response_sd: float) -> Prior | None:
+    """The prior of the dispersion: the given one, or Bambi's."""
+    if dispersion is None or dispersion in chosen:
+        return chosen.get(dispersion or "")
+    if dispersion == "sigma":
+        return _scaled("sigma", "HalfStudentT", response_sd, nu=4)
+    return Prior("HalfCauchy", beta=1)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from bayeslmm.errors import ImproperPosteriorError
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
+COEFFICIENT = "Give it a proper prior, such as bl.Prior('Normal', mu=0, sigma=...), or leave the default"
 ADVICE = "Give it a proper prior, such as bl.Prior('HalfNormal', sigma=...)"
 
 
@@ -33,11 +35,20 @@ def check_proper(model: Model) -> None:
     ImproperPosteriorError
         As m flat standard deviations grow together the density falls like size**(-r), r the rank of their effects
         beyond the flat coefficients, and the volume grows like size**(m - 1): r <= m has no finite integral. For one
-        group and a flat intercept that is fewer than three levels (Gelman 2006, Bayesian Analysis 1(3)).
+        group and a flat intercept that is fewer than three levels (Gelman 2006, Bayesian Analysis 1(3)). Of counts and
+        shares, levels at an end of the range (all 0, all successes) do not count: their likelihood stays. Nor may flat
+        coefficients be separated: a direction in which the likelihood nowhere falls (Albert & Anderson 1984,
+        Biometrika 71(1)).
     """
+    gaussian = model.family == "gaussian"
     X = model.X[:, [j for j, prior in enumerate(model.priors.fixef) if prior.name == "Flat"]]
     scales = _flat_scales(model)
-    _check_rows(model, X.shape[1], len(scales))
+    if gaussian:
+        _check_rows(model, X.shape[1], len(scales))
+    else:
+        _check_noise(model)
+        _check_separated(model, X)
+        scales = [scale._replace(column=scale.column * _bounding(model, scale.codes)) for scale in scales]
     weak = [scale for scale in scales if _seen(scale) - X.shape[1] <= len(scales)]
     for m in range(1, len(weak) + 1):
         for chosen in combinations(weak, m):
@@ -53,6 +64,54 @@ def _check_rows(model: Model, flat: int, scales: int) -> None:
         others = f", {scales} group standard deviations" if scales else ""
         raise ImproperPosteriorError(
             f"flat priors on sigma{others} and {flat} coefficients need at least {flat + scales + 2} rows; there are {n}"
+        )
+
+
+def _check_noise(model: Model) -> None:
+    """As the dispersion of a mixture of counts goes to infinity the likelihood goes to that of the unmixed family."""
+    noise = model.priors.noise
+    if noise is not None and noise.name == "HalfFlat" and model.family in ("negativebinomial", "betabinomial"):
+        raise ImproperPosteriorError(
+            f"a flat prior on {model.dispersion} is improper: as it grows the likelihood of the {model.family} family goes to "
+            f"a constant. {ADVICE}"
+        )
+
+
+def _ends(model: Model) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Rows whose likelihood stays as η goes to −∞, and to +∞; none for families of continuous responses."""
+    y, trials = model.design.y, model.design.trials
+    counts = model.family in ("poisson", "negativebinomial", "negativebinomial1") and model.link == "log"
+    shares = model.family in ("bernoulli", "binomial", "betabinomial")
+    most = np.ones_like(y) if trials is None else trials
+    return (y == 0) & (counts or shares), (y == most) & shares
+
+
+def _bounding(model: Model, codes: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Rows of levels that bound their effect on both sides."""
+    low, high = _ends(model)
+    size = np.bincount(codes)
+    unbounded = (np.bincount(codes, low) == size) | (np.bincount(codes, high) == size)
+    return np.asarray(~unbounded[codes])
+
+
+def _check_separated(model: Model, X: Array) -> None:
+    """No direction δ of the flat coefficients may have x'δ <= 0 at rows that stay below, >= 0 above, and = 0 elsewhere."""
+    low, high = _ends(model)
+    if not X.shape[1] or not (low | high).any():
+        return
+    names = [n for n, prior in zip(model.priors.coefficients, model.priors.fixef, strict=True) if prior.name == "Flat"]
+    scaled = X / np.abs(X).max(axis=0)
+    sign = high.astype(float) - low
+    toward, fixed = sign[:, None] * scaled, scaled[sign == 0]
+    found = linprog(
+        -toward[sign != 0].sum(axis=0), A_ub=-toward[sign != 0], b_ub=np.zeros(int((sign != 0).sum())),
+        A_eq=fixed if len(fixed) else None, b_eq=np.zeros(len(fixed)) if len(fixed) else None, bounds=(-1, 1),
+    )  # fmt: skip
+    if found.status == 0 and -found.fun > 1e-6:
+        along = names[int(np.abs(found.x).argmax())]
+        raise ImproperPosteriorError(
+            f"flat priors on the coefficients are improper: the responses are separated along {along}, so that the likelihood "
+            f"does not fall as it grows. {COEFFICIENT}"
         )
 
 

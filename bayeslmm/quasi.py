@@ -19,6 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.approximation import start_at
+from bayeslmm.columns import nrows
+from bayeslmm.conditional import coefficient_root
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import mean_slopes, means
 from bayeslmm.exact.gaussian import Gaussian
@@ -27,7 +29,7 @@ from bayeslmm.family import LINKS, family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.optimise import minimise
-from bayeslmm.result import PointFit, coefficient_root
+from bayeslmm.result import PointFit
 
 Array = NDArray[np.float64]
 # MASS's tolerance; rounds of the working fit at most.
@@ -68,12 +70,9 @@ class QuasiFit(GeneralizedFit):
         """η = offset + Xβ + Zu, on the link scale."""
         return self.last.fitted.rename("linear_predictor")
 
-    @property
-    def fitted(self) -> pd.Series:
-        """Means of the response given the effects, g⁻¹(η)."""
-        return pd.Series(
-            means(LINKS[self.model.link], self.linear_predictor.to_numpy()), index=self.model.design.rows, name="fitted"
-        )
+    def dispersions_at(self, data: Any = None) -> Array:
+        """The variance function as it stands: its scale is the working residual variance."""
+        return np.ones(self.nobs if data is None else nrows(data))
 
     @property
     def df(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.approximation_reasons import approximation_error, averaging, quasi_likelihood
 from bayeslmm.boundary import boundary
 from bayeslmm.disagreement import NOTABLE, Reason, Setting, called, listing, shown
 from bayeslmm.errors import MethodError
@@ -47,7 +48,10 @@ def explain(columns: Sequence[Estimates], reference: Estimates) -> tuple[tuple[R
     reasons = [*models(setting), *held(setting), *convergence(setting), *diagnostics(setting)]
     reasons += monte_carlo(setting)
     reasons += boundary(setting)
+    wrong, errors = approximation_error(setting)
+    reasons += [*averaging(setting), *quasi_likelihood(setting), *wrong]
     moved, notes = posterior_prior(setting)
+    notes = [*errors, *notes]
     reasons += [*moved, *mode_prior(setting)]
     reasons += skew(setting, reasons)
     reasons += [*few_groups(setting), *wide_posterior(setting, reasons)]
@@ -57,6 +61,9 @@ def explain(columns: Sequence[Estimates], reference: Estimates) -> tuple[tuple[R
 def models(setting: Setting) -> list[Reason]:
     """Results of different models are different answers to different questions."""
     texts = {column.label: column.result.model.formula.text for column in setting.columns}
+    families = {column.label: (column.result.model.family, column.result.model.link) for column in setting.columns}
+    if len(set(families.values())) > 1:
+        texts = {label: f"{text}, {' with link '.join(families[label])}" for label, text in texts.items()}
     if len(set(texts.values())) == 1:
         return []
     what = "; ".join(f"{label}: {text}" for label, text in texts.items())
@@ -286,7 +293,7 @@ def _spanned(x: Array, z: Array, codes: NDArray[np.integer], levels: int) -> boo
 
 
 def wide_posterior(setting: Setting, known: Sequence[Reason] = ()) -> list[Reason]:
-    """Posterior sds of β beyond standard errors that take the variances as known."""
+    """Posterior sds of β beyond standard errors that take the variances as known, or as the curvature has them."""
     found: list[Reason] = []
     if not isinstance(setting.reference.result, PointFit):
         return found
@@ -297,9 +304,11 @@ def wide_posterior(setting: Setting, known: Sequence[Reason] = ()) -> list[Reaso
         ratios = {name: ratio for name in names if (ratio := setting.wider(column, name)) >= WIDER}
         if ratios and few <= FEW:
             said = listing(f"{name} by {ratio - 1:.0%}" for name, ratio in ratios.items())
+            curved = model.family != "gaussian" and setting.reference.result.method in ("Laplace", "AGHQ")
+            these = "are the curvature at the maximum" if curved else "take the variances as known"
             text = (
                 f"{called(column.label, start=True)} is wider than {setting.reference.label}'s standard errors for "
-                f"{said}: these take the variances as known, and {few} levels leave them uncertain."
+                f"{said}: these {these}, and {few} levels leave {'the variances' if curved else 'them'} uncertain."
             )
             found.append(Reason("few_groups", text, (column.label,), tuple(ratios), ratios))
     return found

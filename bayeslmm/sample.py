@@ -1,4 +1,4 @@
-"""Model → Posterior by NUTS: on the collapsed density, or on the hierarchical graph."""
+"""Model → Posterior by NUTS: on the collapsed density, the joint density of any family, or a PyMC graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bayeslmm.bounds import Bounds
 from bayeslmm.direct import Direct
-from bayeslmm.errors import MethodError
+from bayeslmm.errors import MethodError, NotSupportedError
+from bayeslmm.exact import hierarchical
 from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.density import log_posterior
 from bayeslmm.model import Model
@@ -41,11 +42,12 @@ def sample(
     parametrisation: str | Mapping[str, str] | None = None,
     store: str | os.PathLike[str] | None = None,
 ) -> Posterior:
-    """Draw from the posterior of a Gaussian mixed model by NUTS.
+    """Draw from the posterior of a mixed model by NUTS.
 
-    On the marginal route the random effects, and β where its prior is normal or flat, are integrated out: NUTS moves in
-    the standard deviations, correlations and σ only, and (β, u) are drawn afterwards, exactly, given each draw. On the
-    hierarchical route every effect is a variable of a PyMC model.
+    On the marginal route, for a Gaussian response, the random effects, and β where its prior is normal or flat, are
+    integrated out: NUTS moves in the standard deviations, correlations and σ only, and (β, u) are drawn afterwards,
+    exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
+    PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation.
 
     Parameters
     ----------
@@ -58,13 +60,14 @@ def sample(
     seed : int, optional
         Makes the draws reproducible.
     route : {"auto", "marginal", "hierarchical"}
-        "auto" is marginal.
+        "auto" is marginal for a Gaussian response, hierarchical for another.
     progress : bool
         Whether to show a progress bar.
     target_accept : float
         NUTS's target acceptance rate; nearer 1 takes smaller steps.
     parametrisation : "centred", "noncentred" or mapping of group to either, optional
-        Hierarchical route only; otherwise chosen by how much the data say about each group.
+        Hierarchical route only: how the PyMC model places each group's effects. Otherwise chosen by how much the data
+        say about each group; given for another family than the Gaussian, the PyMC model is sampled.
     store : path, optional
         Folder (zarr) to which draws are written while sampling, marginal route with closed-form priors only. If it is
         interrupted, ``bl.posterior(model, xarray.open_datatree(store, engine="zarr", consolidated=False))`` reads it.
@@ -77,6 +80,8 @@ def sample(
     ------
     ImproperPosteriorError
         Flat priors leave the posterior improper; names the group.
+    NotSupportedError
+        The marginal route for another family than the Gaussian.
     MethodError
         An option has no meaning here.
 
@@ -89,11 +94,17 @@ def sample(
     50
     """
     _check(draws, tune, chains, target_accept, route, parametrisation)
-    if store is not None and (route == "hierarchical" or not _closed_form(model)):
-        raise MethodError(
-            "store= is for the marginal route with closed-form priors; PyMC samples this: save() the result"
+    model.require_one_formula()
+    gaussian = model.family == "gaussian"
+    used = "marginal" if gaussian and route != "hierarchical" else "hierarchical"
+    if not gaussian and route == "marginal":
+        raise NotSupportedError(
+            f"the random effects of a {model.family} model do not integrate out exactly; use the hierarchical route"
         )
-    model.require_gaussian()
+    if store is not None and (used == "hierarchical" or not _closed_form(model)):
+        raise MethodError(
+            "store= is for the marginal route with closed-form priors; save() the result of any other run"
+        )
     check_proper(model)
     settings: dict[str, Any] = {
         "draws": draws, "tune": tune, "chains": chains, "cores": min(cores or os.cpu_count() or 1, chains),
@@ -101,10 +112,13 @@ def sample(
         "progress": progress, "store": store,
     }  # fmt: skip
     started = time.perf_counter()
-    used = "hierarchical" if route == "hierarchical" else "marginal"
     with one_thread():
-        hierarchical = used == "hierarchical"
-        tree = _hierarchical(model, parametrisation, settings) if hierarchical else _marginal(model, settings)
+        if used == "marginal":
+            tree = _marginal(model, settings)
+        elif not gaussian and parametrisation is None and direct_priors(model):
+            tree = _joint(model, settings)
+        else:
+            tree = _hierarchical(model, parametrisation, settings)
     told = {name: settings[name] for name in ("tune", "target_accept", "seed")}
     tree.attrs.update({"seconds": time.perf_counter() - started, "route": used, **told})
     return Posterior(model, tree, used)
@@ -128,6 +142,11 @@ def _closed_form(model: Model) -> bool:
     return all(prior.closed_form for prior in model.priors.parameters().values())
 
 
+def direct_priors(model: Model) -> bool:
+    """Whether every prior has a closed form without limits but 0, so that no step leaves the support."""
+    return all(prior.closed_form and prior.name != "Uniform" for prior in model.priors.parameters().values())
+
+
 def _marginal(model: Model, settings: dict[str, Any]) -> Any:
     """NUTS on the collapsed density, directly where every prior has a closed form, through PyMC otherwise."""
     if not _closed_form(model):
@@ -135,25 +154,49 @@ def _marginal(model: Model, settings: dict[str, Any]) -> Any:
     direct = Direct(model)
     trace = _nutpie(_compiled(direct, settings), settings)
     x = np.asarray(trace["posterior"]["x"].values, float)
-    if x.shape[1] < settings["draws"] or np.isnan(x).any():
-        raise KeyboardInterrupt("sampling was interrupted; draws written to store= so far can be read from there")
+    _check_complete(x, settings)
     return assemble(model, direct, x, _statistics(trace["sample_stats"]), settings)
 
 
-def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
-    from nutpie.compiled_pyfunc import from_pyfunc
+def _joint(model: Model, settings: dict[str, Any]) -> Any:
+    """NUTS on the joint density of parameters and effects of any family."""
+    from bayeslmm.joint import Joint
 
-    system, layout, size, bounds = direct.system, direct.layout, direct.size, Bounds(direct)
+    with compilation_notice(hierarchical.log_posterior):
+        joint = Joint(model)
+        joint.log_density(np.zeros(joint.size))
+    trace = _nutpie(_function(joint.size, joint.log_density, lambda y: y, np.zeros(joint.size)), settings)
+    y = np.asarray(trace["posterior"]["x"].values, float)
+    _check_complete(y, settings)
+    return _kept(model, joint.natural(y), _statistics(trace["sample_stats"]))
+
+
+def _check_complete(x: Array, settings: dict[str, Any]) -> None:
+    if x.shape[1] < settings["draws"] or np.isnan(x).any():
+        kept = "; draws written to store= so far can be read from there" if settings["store"] is not None else ""
+        raise KeyboardInterrupt(f"sampling was interrupted{kept}")
+
+
+def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
+    system, layout, bounds = direct.system, direct.layout, Bounds(direct)
     with compilation_notice(log_posterior):
         x = direct.sampling_start()
         log_posterior(system, layout, x, True)
-    centre = bounds.start(x)
+    density = bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
+    return _function(direct.size, density, bounds.coordinates, bounds.start(x))
+
+
+def _function(
+    size: int, density: Callable[[Array], tuple[float, Array]], coordinates: Callable[[Array], Array], centre: Array
+) -> Any:
+    """A density with its gradient as nutpie takes it; chains start around the centre."""
+    from nutpie.compiled_pyfunc import from_pyfunc
 
     def make_logp() -> Callable[[Array], tuple[float, Array]]:
-        return bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
+        return density
 
     def make_expand(seed1: int, seed2: int, chain: int) -> Callable[[Array], dict[str, Array]]:
-        return lambda x: {"x": bounds.coordinates(x)}
+        return lambda x: {"x": coordinates(x)}
 
     def start(seed: int) -> Array:
         return centre + np.random.default_rng(seed).uniform(-START_WIDTH, START_WIDTH, size)
@@ -239,11 +282,11 @@ def _hierarchical(model: Model, parametrisation: Any, settings: dict[str, Any]) 
 
 
 def _kept(model: Model, draws: Mapping[str, Array], statistics: dict[str, Any]) -> Any:
-    """Draws of the hierarchical graph's variables → the DataTree."""
+    """Draws of the hierarchical route's variables → the DataTree."""
     effects = {group: draws[f"ranef_{group}"] for group in model.groups}
     tree = posterior_tree(model, draws, effects, {}, statistics)
-    shape = draws["sigma"].shape
-    if shape[0] * shape[1] * model.design.nobs <= MOST_LOG_LIKELIHOOD:
+    sizes = tree["posterior"].sizes
+    if sizes["chain"] * sizes["draw"] * model.design.nobs <= MOST_LOG_LIKELIHOOD:
         Posterior(model, tree, "hierarchical").store_log_likelihood()
     return tree
 
@@ -312,10 +355,13 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     if set(draws) == {"x"}:
         return _named(model, assemble(model, Direct(model), draws["x"], statistics, settings), "marginal", seed)
     effects = [f"ranef_{group}" for group in model.groups]
-    fixed = ["fixef"] if model.products.n_fixed else []
+    fixed = ["fixef"] if model.X.shape[1] else []
     hierarchical = all(name in draws for name in [*effects, *fixed])
-    needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)] + ["sigma"]
-    needed += fixed if hierarchical or not model.priors.gaussian else []
+    needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)]
+    needed += [model.dispersion] if model.dispersion else []
+    gaussian = model.family == "gaussian"
+    needed += fixed if hierarchical or not (gaussian and model.priors.gaussian) else []
+    needed += [] if gaussian else effects
     absent = [name for name in needed if name not in draws]
     if absent:
         raise MethodError(f"the posterior has no variable {absent[0]!r}; its variables are {', '.join(draws)}")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance import psd_factor
-from bayeslmm.errors import MethodError
+from bayeslmm.errors import MethodError, NotSupportedError
 from bayeslmm.exact.densities import means
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.generalized import GeneralizedFit
@@ -88,7 +88,7 @@ def simulate(
     rows = rows_of(model, data, weights=weights, offset=offset)
     levels = {name: _levels(rows, name, groups == "conditional") for name in rows.groups}
     truths = _truths(source, nsim, parameters, groups == "conditional", rng)
-    respond = _responder(model, rows, data)
+    respond = _responder(source, model, rows, data)
     values = np.empty((len(rows.X), nsim), order="F")
     for column, truth in enumerate(truths):
         values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth.sigma, rng)
@@ -135,7 +135,7 @@ def _levels(rows: Rows, name: str, conditional: bool) -> Levels:
 Responder = Callable[[Array, float, np.random.Generator], Array]
 
 
-def _responder(model: Model, rows: Rows, data: Any) -> Responder:
+def _responder(source: Any, model: Model, rows: Rows, data: Any) -> Responder:
     """From a linear predictor and σ (or the family's dispersion) to responses."""
     if model.family == "gaussian":
         root = 1.0 if rows.weights is None else np.sqrt(rows.weights)
@@ -146,7 +146,15 @@ def _responder(model: Model, rows: Rows, data: Any) -> Responder:
         )
     family, link = family_of(model.family), LINKS[model.link]
     trials = model.design.trials if data is None else trials_of(model.formula, data)
-    return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi, 1.0 if trials is None else trials)
+    m = 1.0 if trials is None else trials
+    if not model.design.further:
+        return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi, m)
+    if not isinstance(source, GeneralizedFit):
+        raise NotSupportedError(
+            "responses of a model with formulas for dispersion or zeros are drawn from a fit of it only"
+        )
+    phi_of_row, zero = source.dispersions_at(data), source.zero_probability_at(data)
+    return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi_of_row, m, zero)
 
 
 def _linear_predictor(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.random.Generator) -> Array:
@@ -174,14 +182,15 @@ def _truths(source: Any, nsim: int, parameters: Any, conditional: bool, rng: np.
 
 def _drawn_truths(posterior: Posterior, nsim: int, conditional: bool, rng: np.random.Generator) -> list[Truth]:
     """One posterior draw for each simulation, none twice while they last."""
-    sigma = posterior.draws("sigma")
-    which = rng.choice(len(sigma), nsim, replace=nsim > len(sigma))
+    dispersion, total = posterior.model.dispersion, posterior.n_draws
+    noise = np.ones(total) if dispersion is None else posterior.draws(dispersion)
+    which = rng.choice(total, nsim, replace=nsim > total)
     groups = posterior.model.groups
     beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((nsim, 0))
     factors = {group: covariance_factors(posterior, group, which) for group in groups}
     ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in groups if conditional}
     return [
-        Truth(beta[i], {g: f[i] for g, f in factors.items()}, {g: u[i] for g, u in ranef.items()}, float(sigma[d]))
+        Truth(beta[i], {g: f[i] for g, f in factors.items()}, {g: u[i] for g, u in ranef.items()}, float(noise[d]))
         for i, d in enumerate(which)
     ]
 

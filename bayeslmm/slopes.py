@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from bayeslmm.errors import MethodError
 from bayeslmm.grid import averaged
-from bayeslmm.means import Means, checked, named
+from bayeslmm.means import Means, checked, integrated, named
+from bayeslmm.population import averages
 from bayeslmm.result import Result
 
 
@@ -28,6 +30,8 @@ def slopes(
     level: float = 0.95,
     weights: Literal["equal", "proportional", "cells"] = "equal",
     at: Mapping[str, Any] | None = None,
+    scale: Literal["link", "response"] = "link",
+    groups: Literal["population", "new"] = "population",
 ) -> Slopes:
     """Estimate the slope of a covariate, for each level of other predictors.
 
@@ -45,6 +49,9 @@ def slopes(
         at several values of Days.
     df, level, weights, at
         As for `means`. Where `at` gives several values of the covariate and `by` does not name it, the row is the average.
+    scale, groups
+        Of a generalized fit: the slope of the response itself, differenced in the same way cell by cell, with random
+        effects 0 or averaged over (the average marginal effect at the grid).
 
     Returns
     -------
@@ -63,5 +70,10 @@ def slopes(
     >>> bl.slopes(fit, "Days").table.loc["overall"].round(3).to_dict()
     {'slope': 10.467, 'se': 1.546, 'df': 17.0, 'lower': 7.206, 'upper': 13.729}
     """
-    found = averaged(result, named(by or ()), df=df, weights=weights, at=at, slope=of)
-    return Slopes(found, checked(level))
+    over = integrated(groups)
+    if scale not in ("link", "response"):
+        raise MethodError(f"scale={scale!r} is not known; use 'link', 'response'")
+    chosen: dict[str, Any] = {"df": df, "weights": weights, "at": at, "slope": of}
+    if over or scale == "response":
+        return Slopes(averages(result, named(by or ()), scale=scale, integrate=over, **chosen), checked(level))
+    return Slopes(averaged(result, named(by or ()), **chosen), checked(level))

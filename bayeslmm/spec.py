@@ -101,17 +101,29 @@ def save(model: Model, path: str | os.PathLike[str], **about: Any) -> Path:
     ...     bl.load(save(model, folder + "/small.toml")).formula.text
     'y ~ 1 + (1 | g)'
     """
-    from bayeslmm.columns import frame_of, names_of
+    place = Path(path)
+    spec = model_file(model, place, **about)
+    frame = _columns(model)
+    written = dumps(spec)
+    frame.to_csv(spec.data_path, index=False)
+    place.write_text(written, encoding="utf-8")
+    if table(read(place)).isna().to_numpy().sum() != frame.isna().to_numpy().sum():
+        raise DataError(f"{spec.data_path} reads back with other missing values; rename levels such as 'NA' or 'null'.")
+    return place
 
-    place, given = Path(path), model.arguments
+
+def model_file(model: Model, place: Path, **about: Any) -> ModelFile:
+    """What a model file at `place` says of a model, its data a CSV file beside it.
+
+    Raises
+    ------
+    SpecificationError
+        If something in the model has no text form.
+    """
+    given, frame = model.arguments, _columns(model)
     names = [key for key in ("weights", "offset") if given[key] is not None]
-    for key in names:
-        if not isinstance(given[key], str):
-            raise SpecificationError(f"{key} is an array, which a file cannot name; put it into a column of the data.")
-    used = {*model.design.specs["columns"], *(given[key] for key in names)}
-    frame = frame_of(given["data"], [name for name in names_of(given["data"]) if name in used])
     text = {key: given[key] for key in ("family", "link", "missing", *names)}
-    spec = ModelFile(
+    return ModelFile(
         formula=model.formula.text,
         path=place,
         data=place.with_suffix(".csv").name,
@@ -122,12 +134,19 @@ def save(model: Model, path: str | os.PathLike[str], **about: Any) -> Path:
         **text,
         **about,
     )
-    written = dumps(spec)
-    frame.to_csv(spec.data_path, index=False)
-    place.write_text(written, encoding="utf-8")
-    if table(read(place)).isna().to_numpy().sum() != frame.isna().to_numpy().sum():
-        raise DataError(f"{spec.data_path} reads back with other missing values; rename levels such as 'NA' or 'null'.")
-    return place
+
+
+def _columns(model: Model) -> pandas.DataFrame:
+    """The columns of the table that a model uses."""
+    from bayeslmm.columns import frame_of, names_of
+
+    given = model.arguments
+    named = {key: given[key] for key in ("weights", "offset") if given[key] is not None}
+    for key, value in named.items():
+        if not isinstance(value, str):
+            raise SpecificationError(f"{key} is an array, which a file cannot name; put it into a column of the data.")
+    used = {*model.design.specs["columns"], *named.values()}
+    return frame_of(given["data"], [name for name in names_of(given["data"]) if name in used])
 
 
 def _is_plain(column: pandas.Series) -> bool:

@@ -299,10 +299,13 @@ def posterior_page(post: Posterior) -> Page:
     """What the summary of a posterior says."""
     shape = post.data["posterior"].sizes
     how = "random effects integrated out" if post.route == "marginal" else "every random effect sampled"
-    lines = (*model_lines(post.model), f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
+    general = post.model.family != "gaussian"
+    family = [f"Family: {post.model.family} ({post.model.link} link)"] if general else []
+    lines = (*model_lines(post.model), *family, f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
     table = frame_table("Posterior", _rounded(post.summary()))
     remarks = (*left_out(post.model), *post.diagnostics.sentences)
-    return Page("Posterior of a linear mixed model by NUTS", lines, ((table, sizes(post.model)),), remarks)
+    what = "generalized linear" if general else "linear"
+    return Page(f"Posterior of a {what} mixed model by NUTS", lines, ((table, sizes(post.model)),), remarks)
 
 
 def _rounded(summary: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ What stands outside this folder is copied into it first, into `examples` and `mo
 folder, and a notebook finds the catalogue at `../models` as it does in the checkout.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -41,6 +42,20 @@ def gather() -> None:
             jupytext.write(notebook, examples / f"{path.stem}.ipynb")
 
 
+# Notebooks whose data may not be passed on, with the file and the environment variable where they look for them.
+ELSEWHERE = {"beech-wood": ("planks.csv", "PLANKS_CSV"), "binary-balance": ("ctsib.csv", "CTSIB_CSV")}
+
+
+def without_data() -> list[str]:
+    """Those whose data are not here: they are shown as they were stored."""
+    missing = []
+    for notebook, (name, variable) in ELSEWHERE.items():
+        named = os.environ.get(variable)
+        places = [Path(named)] if named else [folder / "shared/data" / name for folder in HERE.parents]
+        missing += [] if any(place.is_file() for place in places) else [f"examples/{notebook}.ipynb"]
+    return missing
+
+
 gather()
 
 project = "bayeslmm"
@@ -59,11 +74,13 @@ html_title = f"bayeslmm {release}"
 html_show_copyright = False
 html_copy_source = False
 
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_execution_excludepatterns = without_data()
 nb_merge_streams = True
 
 autosummary_generate = True
@@ -86,16 +103,12 @@ numpydoc_validation_exclude = {r"\.[A-Z]\w*\.\w+$"}  # methods and properties: a
 
 FENCE_WORDS = re.compile(r"^(```(?:python|text|toml|sh)) [^\n{]+$", re.MULTILINE)
 OUTSIDE = re.compile(r"\]\(\.\./(examples|models)/")
-NAMED = re.compile(r"^([\w-]+)$", re.MULTILINE)
 
 
 def prepare(app: object, page: str, source: list[str]) -> None:
     """Leave out what only the tests read in a fence's first line, and lead links to the copied folders."""
-    text = FENCE_WORDS.sub(r"\1", source[0]).replace("```mermaid\n", "```text\n")
+    text = FENCE_WORDS.sub(r"\1", source[0])
     text = OUTSIDE.sub(r"](\1/", text)
-    if page == "index":
-        pages = sorted(path.stem for path in HERE.glob("*.md"))
-        text = text.replace("UNLISTED", "\n".join(sorted(set(pages) - {"index", *NAMED.findall(text)})))
     source[0] = text
 
 

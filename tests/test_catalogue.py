@@ -14,13 +14,14 @@ from scipy import stats
 
 import bayeslmm as bl
 from bayeslmm.errors import DataError
+from bayeslmm.quasi import fit_quasi
 from bayeslmm.refits import Refits
 from bayeslmm.spec import read, table
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 ELSEWHERE = MODELS.parents[1] / "shared" / "data"  # data that may not be shipped, where somebody has them
 NAMES = sorted(path.parent.name for path in MODELS.glob("*/reference.json"))
-ATTRIBUTES = ("loglik", "deviance", "aic", "bic", "df", "nobs", "sigma", "singular")
+ATTRIBUTES = ("loglik", "deviance", "aic", "bic", "df", "nobs", "sigma", "singular", "dispersion")
 
 
 def data_file(name):
@@ -39,8 +40,11 @@ def model_of(name, variant):
 
 
 @cache
-def fit_of(name, variant, method):
-    return bl.fit(model_of(name, variant), method=method)
+def fit_of(name, variant, method, options=()):
+    model = model_of(name, variant)
+    if method == "PQL" and options:
+        return fit_quasi(model, **dict(options))  # bl.fit has MASS's rule only
+    return bl.fit(model, method=method, **dict(options))
 
 
 @cache
@@ -122,6 +126,14 @@ def lrt(case, fit, null):
     return 2 * (fit.loglik - fit_of(case[0], null, case[2]).loglik)
 
 
+def as_lme(fit):
+    """A quasi-likelihood fit's coefficients as nlme's summary shows them: standard errors × √(n / (n − p))."""
+    frame = bl.coefficients(fit.last, "containment")
+    se = frame["se"] * np.sqrt(fit.nobs / (fit.nobs - len(frame)))
+    t = frame["estimate"] / se
+    return pd.DataFrame({"se": se, "t": t, "p": 2 * stats.t.sf(np.abs(t), frame["df"])}, index=frame.index)
+
+
 def resolve(case, quantity):
     """What the package gives for a quantity of a reference file."""
     fit, model = fit_of(*case), model_of(*case[:2])
@@ -137,7 +149,7 @@ def resolve(case, quantity):
         "fixef_corr": lambda: fixef_corr(fit),
         "sequential_F": lambda: sequential_F(fit),
         "var_residual": lambda: fit.sigma**2,
-        "containment_df": lambda: dict(bl.coefficients(fit, "containment")["df"]),
+        "containment_df": lambda: dict(bl.coefficients(getattr(fit, "last", fit), "containment")["df"]),
         "containment_p": lambda: dict(bl.coefficients(fit, "containment")["p"]),
         "X": lambda: model.X,
         "Z": lambda: model.Z.toarray(),
@@ -151,6 +163,8 @@ def resolve(case, quantity):
     }
     if quantity in plain:
         return plain[quantity]()
+    if quantity.startswith("lme_"):
+        return dict(as_lme(fit)[quantity.removeprefix("lme_")])
     head, _, rest = quantity.partition("_")
     name, inside = re.fullmatch(r"([^\[]*)(?:\[(.*)\])?", rest).groups()
     if head == "ranef" and name.startswith("var_"):
@@ -188,9 +202,10 @@ def lecture_test(case, quantity):
 def entries():
     for name in NAMES:
         for entry in json.loads((MODELS / name / "reference.json").read_text(encoding="utf-8"))["entries"]:
-            case = (name, entry["variant"], entry["method"])
+            case = (name, entry["variant"], entry["method"], tuple(entry.get("options", {}).items()))
+            options = [f"{key}={value}" for key, value in case[3]]
             at = f"@{entry['theta']}" if "theta" in entry else ""
-            yield pytest.param(case, entry, id="-".join([*case, entry["quantity"] + at]))
+            yield pytest.param(case, entry, id="-".join([*case[:3], *options, entry["quantity"] + at]))
 
 
 ALL = list(entries())

@@ -119,6 +119,16 @@ def test_one_fit_writes_a_report_and_no_draws(small):
     assert "maximum likelihood" in (small / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_report_is_what_was_asked_for(small):
+    options = ("--method", "REML", "--out", small / "out", "--sections", "data, model", "--nsim", "0", "--markdown")
+    run("fit", small, *options)
+    text = (small / "out" / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# Six batches\n")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## The model", "## The data"]
+    assert "they are summary, model" in run("fit", small, "--out", small / "out", "--sections", "modle", code=1).stderr
+    assert "written with --out" in run("fit", small, "--method", "REML", "--markdown", code=2).stderr
+
+
 @pytest.mark.slow
 def test_the_main_job_writes_report_posterior_and_results(tmp_path):
     out = tmp_path / "made" / "here"

@@ -12,8 +12,8 @@ import bayeslmm as bl
 
 @pytest.fixture
 def script(root, monkeypatch) -> dict[str, Any]:
-    monkeypatch.setattr(sys, "argv", ["coverage.py"])
-    return runpy.run_path(str(root / "examples" / "coverage.py"))
+    monkeypatch.setattr(sys, "argv", ["size_and_coverage.py"])
+    return runpy.run_path(str(root / "examples" / "size_and_coverage.py"))
 
 
 @pytest.mark.slow

@@ -138,6 +138,20 @@ def test_sound_data_raise_no_more_alarms_than_stated():
     assert some <= stats.binom.ppf(0.999, count, 0.20)
 
 
+def test_level_means_that_the_fixed_part_has_are_not_checked():
+    """Effects are orthogonal to X, so that their correlation with a level mean in its span is 0 whatever the data."""
+    rng = np.random.default_rng(3)
+    g, a, b = (codes.ravel() for codes in np.meshgrid(np.arange(8), np.arange(3), np.arange(4), indexing="ij"))
+    data = {"y": rng.normal(size=96) + rng.normal(size=(8, 3))[g, a], "g": [f"g{i}" for i in g]}
+    data |= {"a": [f"a{i}" for i in a], "b": [f"b{i}" for i in b]}
+    crossed = bl.Model("y ~ a * b + (1 | g) + (1 | g:a) + (1 | g:b)", data)
+    assert not [check.name for check in checks_of(crossed) if check.name.startswith("level means")]
+    _, g, x, u, e = ingredients()
+    between = model_of(1 + x + u[g] + e, x, g, "y ~ x + m + (1 | g)", m=(np.bincount(g, x) / ROWS)[g])
+    assert "level means: g, x" in {check.name for check in checks_of(model_of(1 + x + u[g] + e, x, g))}
+    assert not [check.name for check in checks_of(between) if check.name.startswith("level means")]
+
+
 def test_two_columns_that_say_the_same_are_named():
     rng, g, x, u, e = ingredients()
     near = x + 0.002 * rng.normal(size=N)

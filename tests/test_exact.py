@@ -7,13 +7,13 @@ from designs import designs
 from hypothesis import assume, given, settings
 
 import bayeslmm as bl
+from bayeslmm.conditional import coefficient_root, conditional_covariances, conditional_modes
 from bayeslmm.covariance import Diagonal, Unstructured
 from bayeslmm.errors import ExactFitError
 from bayeslmm.exact import blocks
 from bayeslmm.exact.gaussian import INTEGRATED, JOINT, Gaussian, level, level_at
 from bayeslmm.exact.inverse import selected_inverse
 from bayeslmm.exact.products import products
-from bayeslmm.result import coefficient_root, conditional_covariances, conditional_modes
 
 SPARSE, DENSE = 0.0, np.inf
 

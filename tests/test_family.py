@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from bayeslmm.errors import DataError, NotSupportedError
 from bayeslmm.exact import densities as d
 from bayeslmm.exact.special import digamma, log_normal_cdf, mills, tetragamma, trigamma
+from bayeslmm.exact.zeros import HURDLE, INFLATED, zeroed
 from bayeslmm.family import FAMILIES, LINKS, family_of, linked
 
 # Every family with every link that it offers, η inside the link's range, and some responses.
@@ -19,7 +20,8 @@ RESPONSES = {
     "gaussian": (-0.7, 1.2), "bernoulli": BINARY, "binomial": (0.0, 3.0, 7.0), "poisson": COUNTS, "negativebinomial": COUNTS,
     "gamma": POSITIVE, "wald": POSITIVE, "beta": (0.15, 0.7), "betabinomial": (0.0, 3.0, 7.0), "negativebinomial1": COUNTS,
 }  # fmt: skip
-PAIRS = [(family, link) for family in FAMILIES.values() for link in family.links]
+PLAIN = [family for family in FAMILIES.values() if not family.zeros]
+PAIRS = [(family, link) for family in PLAIN for link in family.links]
 NAMES = [f"{family.name}-{link}" for family, link in PAIRS]
 TRIALS = 7.0
 
@@ -117,7 +119,7 @@ def test_scores_have_mean_zero_and_the_information_as_variance(family, link: str
         assert expectation(2) == pytest.approx(here.information, rel=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+@pytest.mark.parametrize("family", PLAIN, ids=[family.name for family in PLAIN])
 def test_draws_have_the_moments_of_the_family(family) -> None:
     rng = np.random.default_rng(3)
     n, mu, phi = 200_000, 0.4, 2.5
@@ -181,3 +183,59 @@ def test_responses_that_do_not_fit_are_named() -> None:
         family_of("tweedie")
     with pytest.raises(NotSupportedError, match="it has log, sqrt, identity"):
         family_of("poisson").link("probit")
+
+
+ZEROED = [
+    (kind, family)
+    for kind in (INFLATED, HURDLE)
+    for family in ("poisson", "negativebinomial", "negativebinomial1", "binomial")
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), ZEROED)
+def test_zeros_of_their_own(kind: int, name: str) -> None:
+    """Probabilities by their definition; derivatives by central differences, error h² times a fifth derivative."""
+    family, h = FAMILIES[name], 1e-5
+    link, trials = LINKS[family.links[0]], TRIALS
+
+    def whole(y: float, eta: float, a: float, zeta: float):
+        return zeroed(kind, family.code, link, y, trials, eta, a, zeta)
+
+    for eta, a, zeta in ((0.3, -0.5, -1.2), (1.1, 0.7, 0.4)):
+        share = 1 / (1 + math.exp(-zeta))
+        plain = [math.exp(d.density(family.code, link, float(y), trials, eta, a).value) for y in range(8)]
+        for y in range(8):
+            if kind == INFLATED:
+                want = (1 - share) * plain[y] + share * (y == 0)
+            else:
+                want = share if y == 0 else (1 - share) * plain[y] / (1 - plain[0])
+            assert math.exp(whole(y, eta, a, zeta).density.value) == pytest.approx(want, rel=1e-12)
+        for y in (0.0, 1.0, 4.0):
+            here, at = whole(y, eta, a, zeta), whole(y, eta, a, zeta).density
+            up, down = whole(y, eta + h, a, zeta), whole(y, eta - h, a, zeta)
+            more, less = whole(y, eta, a + h, zeta), whole(y, eta, a - h, zeta)
+            likely, rarely = whole(y, eta, a, zeta + h), whole(y, eta, a, zeta - h)
+            pairs = [
+                (at.first, up.density.value - down.density.value), (at.second, up.density.first - down.density.first),
+                (at.third, up.density.second - down.density.second), (at.value_aux, more.density.value - less.density.value),
+                (at.first_aux, more.density.first - less.density.first),
+                (at.second_aux, more.density.second - less.density.second),
+                (here.value_zero, likely.density.value - rarely.density.value),
+                (here.first_zero, likely.density.first - rarely.density.first),
+                (here.second_zero, likely.density.second - rarely.density.second),
+            ]  # fmt: skip
+            for exact, difference in pairs:
+                assert exact == pytest.approx(difference / (2 * h), rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["zero_inflated_poisson", "zero_inflated_binomial", "hurdle_negativebinomial"])
+def test_draws_with_zeros_of_their_own_have_the_moments(name: str) -> None:
+    rng, n, mu, phi, zero = np.random.default_rng(4), 200_000, 0.7, 1.5, 0.3
+    family = FAMILIES[name]
+    trials = TRIALS if family.of_trials else 1.0
+    y = family.draws(rng, np.full(n, mu), phi, trials, zero) / trials
+    mean, variance = (float(v[0]) for v in family.moments(np.array([mu]), phi, trials, np.array([zero])))
+    assert abs(y.mean() - mean) < 5 * math.sqrt(variance / n)  # five standard errors
+    assert abs(np.mean((y - mean) ** 2) - variance) < 5 * math.sqrt(np.var((y - mean) ** 2) / n)
+    if family.zeros == HURDLE:
+        assert abs((y == 0).mean() - zero) < 5 * math.sqrt(zero * (1 - zero) / n)

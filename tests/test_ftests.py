@@ -247,3 +247,11 @@ def test_hypotheses_serve_other_responses_of_the_design(oats):
     L = term_hypotheses(oats.model, 3)["Variety"]
     F = contrast_degrees(again, L).F
     assert pytest.approx(bl.anova(oats).table.loc["Variety", "F"], rel=1e-6) == F
+
+
+def test_a_name_that_is_no_word_is_a_term_like_others():
+    rng = np.random.default_rng(2)
+    data = {"y": rng.normal(size=24), "dose (mg)": rng.normal(size=24), "dose": None, "g": np.arange(24) % 6}
+    data["dose"] = data["dose (mg)"]
+    plain, quoted = (bl.anova(bl.fit(bl.Model(f"y ~ {name} + (1 | g)", data))) for name in ("dose", "`dose (mg)`"))
+    assert quoted.table.to_numpy().ravel().tolist() == pytest.approx(plain.table.to_numpy().ravel().tolist(), rel=1e-12)

@@ -97,6 +97,7 @@ def test_penalised_quasi_likelihood_is_that_of_mass() -> None:
     assert np.isnan(fit.loglik)
     assert np.isnan(fit.aic)
     assert "Residual" in fit.summary()
+    assert "logLik" not in fit.summary()
 
 
 def test_without_random_effects_it_is_a_generalized_linear_model() -> None:
@@ -205,6 +206,7 @@ def test_what_a_generalized_fit_answers() -> None:
     text = str(fit)
     assert "Generalized linear mixed model fit by Laplace's approximation" in text
     assert "z value" in text
+    assert (bl.coefficients(fit)["df"] == np.inf).all()
     assert "Residual" not in text
     assert "binomial (logit link)" in fit._repr_html_()
     assert "Binomial(μ[i])" in str(fit.model)
@@ -220,7 +222,6 @@ def test_what_a_generalized_fit_answers() -> None:
         ("period ~ 1 + (1 | herd)", {"family": "bernoulli"}, DataError, "4 levels"),
         ("size ~ 1 + (1 | herd)", {"family": "bernoulli"}, DataError, "0 and 1"),
         ("size ~ 1 + (1 | herd)", {"family": "beta"}, DataError, "between 0 and 1"),
-        ("size ~ 1 + (1 | herd)", {"family": "poisson", "priors": {"sd_herd": bl.Prior("HalfNormal", sigma=1)}}, NotSupportedError, "priors"),
     ],
 )  # fmt: skip
 def test_responses_that_do_not_fit_their_family(formula: str, options: dict, error: type, message: str) -> None:
@@ -246,7 +247,91 @@ def test_options_without_meaning_are_refused() -> None:
 
 
 def test_what_needs_a_gaussian_response_says_so() -> None:
-    model = cbpp_model()
-    for call in (lambda: bl.solve(model, theta=[1.0], sigma=1.0), lambda: bl.sample(model), lambda: bl.to_pymc(model)):
-        with pytest.raises(NotSupportedError, match="Gaussian"):
-            call()
+    with pytest.raises(NotSupportedError, match="Gaussian"):
+        bl.solve(cbpp_model(), theta=[1.0], sigma=1.0)
+    with pytest.raises(NotSupportedError, match="Gaussian"):
+        bl.to_pymc(cbpp_model(), route="marginal")
+
+
+# R 4.2.2, glmmTMB 1.1.5 on its Salamanders data, `count ~ spp + mined + (1 | site)`: log-likelihood, β, sd, and the further
+# coefficients with their standard errors (of log dispersion; of the logit of an own zero).
+SALAMANDERS = {
+    "zero-inflated Poisson": ("zero_inflated_poisson", {"zero": "~ mined"}, -886.764266242415, "zero", [0.790004999454642, -1.84490932238417], [0.272837567153558, 0.314055557395221], 0.33367052321536),
+    "zero-inflated NB": ("zero_inflated_negativebinomial", {"zero": "~ mined"}, -822.418350540187, "zero", [-0.0766926287156566, -3.48287691597936], [0.533451786556407, 3.01490702290204], 0.42259873634703),
+    "hurdle": ("hurdle_negativebinomial", {"zero": "~ spp + mined"}, -819.807566966567, "zero", [1.75559793525346, 1.67850130856528, -0.426926967138523, 1.1045351560048, -0.426926967138523, -0.67159626564626, -0.426926967138523, -2.40378890189069], [0.283331505251088, 0.396426523506167, 0.35024139004864, 0.368406565579621, 0.35024139004864, 0.351864483863301, 0.350241390048658, 0.208884587099795], 0.0744961326129066),
+    "dispersion": ("negativebinomial", {"dispersion": "~ DOY"}, -825.497269118388, "dispersion", [-0.0574710018063605, -0.172469460826359], None, 0.542901636669134),
+}  # fmt: skip
+
+
+def salamanders(family: str, **options) -> bl.Model:
+    return bl.load("models/salamanders").update(formula="count ~ spp + mined + (1 | site)", family=family, **options)
+
+
+@pytest.mark.parametrize("case", SALAMANDERS.values(), ids=list(SALAMANDERS))
+def test_formulas_for_zeros_and_for_the_dispersion(case) -> None:
+    family, options, loglik, name, further, se, sd = case
+    fit = bl.fit(salamanders(family, **options))
+    assert fit.converged
+    assert fit.loglik == pytest.approx(loglik, abs=1e-6)
+    assert fit.sd["site"].iloc[0] == pytest.approx(sd, rel=1e-5)
+    found = fit.further_fixef[name]
+    np.testing.assert_allclose(found["estimate"], further, rtol=1e-4, atol=1e-5)  # glmmTMB stops at gradients of 1e-4
+    if se is not None:
+        np.testing.assert_allclose(found["se"], se, rtol=1e-3)
+    assert ("own" if name == "zero" else "Log of the dispersion") in fit.summary()
+
+
+def test_zeros_and_dispersions_are_simulated_as_fitted() -> None:
+    for family, options in (
+        ("zero_inflated_poisson", {"zero": "~ mined"}),
+        ("hurdle_poisson", {}),
+        ("negativebinomial", {"dispersion": "~ DOY"}),
+    ):
+        fit = bl.fit(salamanders(family, **options))
+        drawn = bl.simulate(fit, 1000, seed=1, groups="conditional").to_numpy()
+        error = drawn.std(axis=1) / np.sqrt(1000)
+        assert (np.abs(drawn.mean(axis=1) - fit.fitted) < 5 * error).all()
+        new = bl.simulate(
+            fit,
+            3,
+            seed=2,
+            data={"spp": ["GP", "PR"], "mined": ["yes", "no"], "site": ["R-1", "R-2"], "DOY": [0.1, 0.2]},
+        )
+        assert new.shape == (2, 3)
+
+
+def test_gradients_with_formulas_for_zeros_and_dispersion() -> None:
+    from bayeslmm.approximation import Laplace, Quadrature
+
+    model = salamanders("hurdle_negativebinomial", zero="~ mined", dispersion="~ DOY")
+    for objective in (Laplace(model), Quadrature(model, "observed", 3)):
+        x = np.concatenate([[0.4], np.full(8, 0.1), [0.2, 0.1], [-0.3, 0.2]])
+        _, gradient = objective.minus_twice(objective.point(x))
+        h = 1e-5
+        want = [
+            (
+                objective.minus_twice(objective.point(x + h * e))[0]
+                - objective.minus_twice(objective.point(x - h * e))[0]
+            )
+            / (2 * h)
+            for e in np.eye(len(x))
+        ]
+        np.testing.assert_allclose(gradient, want, rtol=2e-6, atol=2e-4)  # differences of a value of about 1700
+
+
+def test_formulas_without_meaning_are_refused() -> None:
+    for family, options, message in (
+        ("poisson", {"zero": "~ mined"}, "zeros of their own"),
+        ("poisson", {"dispersion": "~ mined"}, "no dispersion"),
+        ("hurdle_poisson", {"zero": "mined"}, "without a left side"),
+        ("hurdle_poisson", {"zero": "~ (1 | site)"}, "random effects"),
+    ):
+        with pytest.raises(bl.errors.BayesLMMError, match=message):
+            salamanders(family, **options)
+    fit = bl.fit(salamanders("hurdle_poisson"))
+    with pytest.raises(NotSupportedError, match="zeros of their own"):
+        bl.predict(fit)
+    with pytest.raises(NotSupportedError, match="posterior"):
+        bl.sample(fit.model)
+    with pytest.raises(NotSupportedError, match="posterior"):
+        bl.to_pymc(fit.model)

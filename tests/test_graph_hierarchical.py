@@ -171,11 +171,11 @@ def test_parametrisation_follows_the_information_in_a_level():
     noise = rng.normal(size=300)
     strong = {"y": 5 * rng.normal(size=30)[codes] + noise, "g": codes.astype(str)}
     weak = {"y": noise, "g": codes.astype(str)}
-    assert choose_parametrisation(bl.Model("y ~ 1 + (1 | g)", strong).design) == {"g": "centred"}
-    assert choose_parametrisation(bl.Model("y ~ 1 + (1 | g)", weak).design) == {"g": "noncentred"}
+    assert choose_parametrisation(bl.Model("y ~ 1 + (1 | g)", strong)) == {"g": "centred"}
+    assert choose_parametrisation(bl.Model("y ~ 1 + (1 | g)", weak)) == {"g": "noncentred"}
     mostly_single = np.minimum(np.arange(300), 139).astype(str)
     slopes = bl.Model("y ~ x + (x | g)", {"y": strong["y"], "g": mostly_single, "x": rng.normal(size=300)})
-    assert informativeness(slopes.design) == {"g": 0.0}
+    assert informativeness(slopes) == {"g": 0.0}
 
 
 def test_a_group_does_not_claim_the_variance_of_the_groups_inside_it():
@@ -183,7 +183,7 @@ def test_a_group_does_not_claim_the_variance_of_the_groups_inside_it():
     cask = np.repeat(np.arange(40), 5)
     table = {"y": 3 * rng.normal(size=40)[cask] + rng.normal(size=200), "batch": cask // 4, "cask": cask % 4}
     table |= {name: table[name].astype(str) for name in ("batch", "cask")}
-    chosen = choose_parametrisation(bl.Model("y ~ 1 + (1 | batch / cask)", table).design)
+    chosen = choose_parametrisation(bl.Model("y ~ 1 + (1 | batch / cask)", table))
     assert chosen == {"batch": "noncentred", "cask:batch": "centred"}
 
 
@@ -191,7 +191,7 @@ def test_informativeness_estimates_the_variance_ratio():
     rng = np.random.default_rng(2)
     codes = np.repeat(np.arange(2000), 8)
     y = 1.5 * rng.normal(size=2000)[codes] + 2 * rng.normal(size=16_000)
-    ratio = informativeness(bl.Model("y ~ 1 + (1 | g)", {"y": y, "g": codes.astype(str)}).design)["g"]
+    ratio = informativeness(bl.Model("y ~ 1 + (1 | g)", {"y": y, "g": codes.astype(str)}))["g"]
     # tau² n / sigma² = 4.5; the relative error of a variance from 2000 levels is sqrt(2 / 2000) times (1 + 1/4.5)
     assert ratio == pytest.approx(4.5, rel=4 * np.sqrt(2 / 2000) * (1 + 1 / 4.5))
 

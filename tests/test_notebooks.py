@@ -1,6 +1,7 @@
 """The notebooks of examples/ as they are stored, and what the site's pages promise; `make docs` executes the notebooks."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -89,6 +90,12 @@ def test_faults_are_found(fault: str) -> None:
     notebook = good()
     FAULTY[fault](notebook)
     assert fault in faults(notebook)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_no_script_hides_a_package(path: Path) -> None:
+    """A notebook finds the scripts of its folder first: numba imports `coverage`, and would run a coverage.py."""
+    assert find_spec(path.stem) is None
 
 
 def test_every_public_name_stands_once_in_the_reference() -> None:

@@ -144,3 +144,16 @@ def test_what_cannot_be_drawn_is_refused(sleep: SimpleNamespace, linear: bl.Poin
         with pytest.raises(MethodError, match="no random effects"):
             draw(linear)
     assert len(plot.residuals(linear).axes) == 2
+
+
+def test_other_families_are_drawn_on_the_scale_of_the_response() -> None:
+    rng = np.random.default_rng(3)
+    trials, x = rng.integers(4, 9, 60), np.tile(np.linspace(-1, 1, 10), 6)
+    data = {"s": rng.binomial(trials, 0.4), "n": trials, "x": x, "g": np.repeat(np.arange(6), 10)}
+    fit = bl.fit(bl.Model("p(s, n) ~ x + (1 | g)", data, family="binomial"))
+    alone, fitted, points = plot.groups(fit).axes[0].lines
+    np.testing.assert_allclose(alone.get_ydata(), 1 / (1 + np.exp(-(fit.beta[0] + fit.beta[1] * x[:10]))), rtol=1e-12)
+    np.testing.assert_allclose(fitted.get_ydata(), fit.fitted.to_numpy()[:10], rtol=1e-12)
+    np.testing.assert_allclose(points.get_ydata(), (data["s"] / trials)[:10], rtol=1e-12)
+    left, _ = plot.residuals(fit).axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), fit.pearson_residuals, rtol=1e-12)

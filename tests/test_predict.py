@@ -263,6 +263,7 @@ class Drawn(Result):
         return self.given[name]
 
     group_sd = group_corr = group_ranef = property(lambda self: {})
+    n_draws = property(lambda self: len(self.given["sigma"]))
 
     def summary(self) -> str:
         return ""

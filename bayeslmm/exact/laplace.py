@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from bayeslmm.exact.compiled import kernel
 from bayeslmm.exact.dense import backward, cholesky_in_place, forward
-from bayeslmm.exact.densities import density
 from bayeslmm.exact.factor import (
     Factor,
     System,
@@ -37,6 +36,7 @@ from bayeslmm.exact.gaussian import gram
 from bayeslmm.exact.inverse import selected_inverse
 from bayeslmm.exact.pullback import add_outer, logdet_products, logdet_pullback
 from bayeslmm.exact.rows import Rows, quadratic_forms, times, transposed_times, weigh
+from bayeslmm.exact.zeros import Zeroed, zeroed
 
 Array = NDArray[np.float64]
 
@@ -55,6 +55,9 @@ class Observed(NamedTuple):
     weights: Array
     offset: Array
     X: Array
+    zeros: int  # zeros of their own: see `zeros`
+    aux_rows: Array  # what is added to the log dispersion
+    zeta: Array  # logit of the probability of a zero of its own
 
 
 class Mode(NamedTuple):
@@ -76,8 +79,11 @@ class Curve(NamedTuple):
     observed: Array  # −∂²ℓ/∂η²
     change: Array  # ∂w/∂η
     change_aux: Array
-    value_aux: float
+    value_aux: Array
     first_aux: Array
+    change_zero: Array  # by ζ, as by a
+    value_zero: Array
+    first_zero: Array
 
 
 class Approximation(NamedTuple):
@@ -88,25 +94,41 @@ class Approximation(NamedTuple):
     beta_bar: Array
     aux_bar: float
     mode: Mode
+    aux_rows_bar: Array
+    zeta_bar: Array
+
+
+@kernel
+def at_row(d: Observed, row: int, eta: float, a: float) -> Zeroed:
+    """The density of one row's response."""
+    a += d.aux_rows[row]
+    return zeroed(d.zeros, d.family, d.link, d.y[row], d.trials[row], eta, a, d.zeta[row])
 
 
 @kernel
 def curve(d: Observed, eta: Array, a: float, expected: bool) -> Curve:
     """All derivatives at η."""
     n = eta.size
-    out = Curve(np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n), 0.0, np.empty(n))
-    value_aux = 0.0
+    zero_size = n if d.zeros else 0
+    first, weight, observed, change = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
+    change_aux, value_aux, first_aux = np.empty(n), np.empty(n), np.empty(n)
+    change_zero, value_zero, first_zero = np.empty(zero_size), np.empty(zero_size), np.empty(zero_size)
     for row in range(n):
         w = d.weights[row]
-        at = density(d.family, d.link, d.y[row], d.trials[row], eta[row], a)
-        out.first[row] = w * at.first
-        out.observed[row] = -w * at.second
-        out.weight[row] = w * at.information if expected else -w * at.second
-        out.change[row] = w * at.information_eta if expected else -w * at.third
-        out.change_aux[row] = w * at.information_aux if expected else -w * at.second_aux
-        out.first_aux[row] = w * at.first_aux
-        value_aux += w * at.value_aux
-    return Curve(out.first, out.weight, out.observed, out.change, out.change_aux, value_aux, out.first_aux)
+        whole = at_row(d, row, eta[row], a)
+        at = whole.density
+        first[row] = w * at.first
+        observed[row] = -w * at.second
+        weight[row] = w * at.information if expected else -w * at.second
+        change[row] = w * at.information_eta if expected else -w * at.third
+        change_aux[row] = w * at.information_aux if expected else -w * at.second_aux
+        first_aux[row] = w * at.first_aux
+        value_aux[row] = w * at.value_aux
+        if d.zeros:
+            change_zero[row] = -w * whole.second_zero
+            first_zero[row] = w * whole.first_zero
+            value_zero[row] = w * whole.value_zero
+    return Curve(first, weight, observed, change, change_aux, value_aux, first_aux, change_zero, value_zero, first_zero)
 
 
 @kernel
@@ -114,7 +136,7 @@ def slopes(d: Observed, eta: Array, a: float, expected: bool, first: Array, weig
     """Fill ℓ' and the weights of a step; returns Σ w ℓ."""
     total = 0.0
     for row in range(eta.size):
-        at = density(d.family, d.link, d.y[row], d.trials[row], eta[row], a)
+        at = at_row(d, row, eta[row], a).density
         w = d.weights[row]
         first[row] = w * at.first
         information = at.information if np.isfinite(at.information) else abs(at.second)
@@ -247,5 +269,7 @@ def laplace(
     right = np.empty_like(products)
     right[:, 0], right[:, 1] = found.b[:, 0], adjoint[:, 0]
     add_outer(s, products, right, 1.0, lam_bar)
-    aux_bar = at.value_aux - 0.5 * np.dot(leverage, at.change_aux) + np.dot(t, at.first_aux)
-    return Approximation(found.value - 0.5 * fac.logdet, lam_bar, np.dot(d.X.T, e), aux_bar, found)
+    aux = at.value_aux - 0.5 * leverage * at.change_aux + t * at.first_aux
+    zeta = at.value_zero - 0.5 * leverage * at.change_zero + t * at.first_zero if d.zeros else at.value_zero
+    value = found.value - 0.5 * fac.logdet
+    return Approximation(value, lam_bar, np.dot(d.X.T, e), aux.sum(), found, aux, zeta)

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.exact.compiled import kernel
 from bayeslmm.exact.dense import cholesky_in_place, lower_inverse
-from bayeslmm.exact.densities import density
-from bayeslmm.exact.laplace import Curve, Observed
+from bayeslmm.exact.laplace import Curve, Observed, at_row
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -34,12 +33,13 @@ class Nodes(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """The value and its derivatives by λ (k, k), β and a."""
+    """The value and its derivatives by λ (k, k), β, and row by row a and ζ."""
 
     value: float
     lam: Array
     beta: Array
-    aux: float
+    aux: Array
+    zeta: Array
 
 
 def nodes_of(count: int, dimensions: int) -> Nodes:
@@ -80,12 +80,12 @@ def level_curvature(z: Array, w: Array, lam: Array) -> tuple[Array, Array]:
 @kernel
 def at_nodes(
     d: Observed, rows: Index, fixed: Array, zl: Array, z: Array, b: Array, T: Array, a: float, nodes: Nodes, out: Bars
-) -> tuple[float, float, Array, Array]:
-    """The level's log sum over nodes and its derivative by a; cotangents of b̂ and T. Adds the direct ones to `out`."""
+) -> tuple[float, Array, Array]:
+    """The level's log sum over nodes; cotangents of b̂ and T. Adds the direct ones to `out`."""
     count, k = nodes.x.shape
     n = rows.size
     f = np.empty(count)
-    first, aux = np.empty((count, n)), np.zeros(count)
+    first, aux, zeta = np.empty((count, n)), np.empty((count, n)), np.empty((count, n))
     at = np.empty((count, k))
     for j in range(count):
         at[j] = b + math.sqrt(2.0) * np.dot(T, nodes.x[j])
@@ -93,10 +93,11 @@ def at_nodes(
         for i in range(n):
             row = rows[i]
             eta = fixed[row] + np.dot(zl[i], at[j])
-            found = density(d.family, d.link, d.y[row], d.trials[row], eta, a)
-            f[j] += d.weights[row] * found.value
-            first[j, i] = d.weights[row] * found.first
-            aux[j] += d.weights[row] * found.value_aux
+            whole = at_row(d, row, eta, a)
+            f[j] += d.weights[row] * whole.density.value
+            first[j, i] = d.weights[row] * whole.density.first
+            aux[j, i] = d.weights[row] * whole.density.value_aux
+            zeta[j, i] = d.weights[row] * whole.value_zero
     top = f.max()
     p = np.exp(f - top)
     total = p.sum()
@@ -110,7 +111,10 @@ def at_nodes(
         T_bar += math.sqrt(2.0) * np.outer(r, nodes.x[j])
         for i in range(n):
             out.beta[:] += p[j] * first[j, i] * d.X[rows[i]]
-    return top + math.log(total), np.dot(p, aux), b_bar, T_bar
+            out.aux[rows[i]] += p[j] * aux[j, i]
+            if d.zeros:
+                out.zeta[rows[i]] += p[j] * zeta[j, i]
+    return top + math.log(total), b_bar, T_bar
 
 
 @kernel
@@ -129,26 +133,25 @@ def adaptive(
 ) -> Bars:
     """The log-likelihood and its gradient; `b` (levels, k) the modes, `at` the derivatives there."""
     k = columns.shape[1]
-    out = Bars(0.0, np.zeros((k, k)), np.zeros(d.X.shape[1]), 0.0)
-    value, aux_bar = 0.0, 0.0
+    n = fixed.size
+    out = Bars(0.0, np.zeros((k, k)), np.zeros(d.X.shape[1]), np.zeros(n), np.zeros(n if d.zeros else 0))
+    value = 0.0
     for level in range(start.size - 1):
         rows = order[start[level] : start[level + 1]]
         z = columns[rows]
         zl = np.dot(z, lam)
         A, L = level_curvature(z, at.weight[rows], lam)
         if not np.isfinite(L[0, 0]):
-            return Bars(np.nan, out.lam, out.beta, np.nan)
+            return Bars(np.nan, out.lam, out.beta, out.aux, out.zeta)
         inverse = lower_inverse(L)
-        sum_, aux, b_bar, T_bar = at_nodes(d, rows, fixed, zl, z, b[level], inverse.T.copy(), a, nodes, out)
+        sum_, b_bar, T_bar = at_nodes(d, rows, fixed, zl, z, b[level], inverse.T.copy(), a, nodes, out)
         value += sum_ - np.log(np.diag(L)).sum()
-        aux_bar += aux
         M_bar = pullback_of_inverse_root(L, T_bar, -0.5)
         out.lam[:, :] += 2.0 * np.dot(np.dot(A, lam), M_bar)
         w_bar = np.empty(rows.size)
         for i in range(rows.size):
             w_bar[i] = np.dot(zl[i], np.dot(M_bar, zl[i]))
         c = w_bar * at.change[rows]
-        aux_bar += np.dot(w_bar, at.change_aux[rows])
         observed = at.observed[rows]
         root = level_curvature(z, observed, lam)[1] if expected else L
         half = lower_inverse(root)
@@ -158,5 +161,7 @@ def adaptive(
         for i in range(rows.size):
             out.beta[:] += v[i] * d.X[rows[i]]
         out.lam[:, :] += np.outer(np.dot(v, z), b[level]) + np.outer(np.dot(at.first[rows], z), adjoint)
-        aux_bar += np.dot(t, at.first_aux[rows])
-    return Bars(value, out.lam, out.beta, aux_bar)
+        out.aux[rows] += w_bar * at.change_aux[rows] + t * at.first_aux[rows]
+        if d.zeros:
+            out.zeta[rows] += w_bar * at.change_zero[rows] + t * at.first_zero[rows]
+    return Bars(value, out.lam, out.beta, out.aux, out.zeta)

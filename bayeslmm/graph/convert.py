@@ -29,13 +29,16 @@ def to_pymc(
     Returns
     -------
     pymc.Model
-        Variables ``fixef``, ``sd_<group>``, ``corr_<group>``, ``ranef_<group>``, ``sigma``. `bayeslmm.posterior` turns
+        Variables ``fixef``, ``sd_<group>``, ``corr_<group>``, ``ranef_<group>``, ``sigma`` (of another family than the
+        Gaussian its dispersion: ``alpha``, ``lam``, ``kappa`` or none). `bayeslmm.posterior` turns
         its draws into a `Posterior`, restoring what was integrated out.
 
     Raises
     ------
     MethodError
         The route is not known, or the parametrisation does not belong to it.
+    NotSupportedError
+        The marginal route for another family than the Gaussian.
 
     Examples
     --------
@@ -45,10 +48,12 @@ def to_pymc(
     >>> [potential.name for potential in graph.potentials]
     ['likelihood']
     """
+    model.require_one_formula()
     if route == "hierarchical":
         return hierarchical.build(model, parametrisation)  # type: ignore[arg-type]
     if route != "marginal":
         raise MethodError(f'route={route!r} is not known; use "marginal" or "hierarchical"')
+    model.require_gaussian()
     if parametrisation is not None:
         raise MethodError(
             'parametrisation= is for route="hierarchical"; the marginal graph has no random effects to place'

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from pymc.distributions.shape_utils import rv_size_is_none
 from pytensor.tensor.variable import TensorVariable
 
+from bayeslmm.approximation import working
 from bayeslmm.coordinates import coordinates, response_name, terms_by_group
 from bayeslmm.errors import MethodError
 from bayeslmm.graph.groups import GroupScale, group_scale
+from bayeslmm.graph.response import respond
 from bayeslmm.graph.variables import fixef_variable, prior_variable
 from bayeslmm.terms import RandomTerm
 
@@ -89,18 +91,19 @@ def level_fits(terms: tuple[RandomTerm, ...], residual: Array, weights: Array) -
     return LevelFits(effects, np.diagonal(inverse, axis1=1, axis2=2), ranks, (columns * effects[codes]).sum(axis=1))
 
 
-def informativeness(design: Any) -> dict[str, float]:
+def informativeness(model: Any) -> dict[str, float]:
     """How well the rows of one level determine its effects: variance between levels over sampling variance within one.
 
     For each group, the residuals of the fixed part lose the other groups' `level_fits` (so that a group that contains
     another does not claim its variance) and are regressed within each level. An effect's variance ``tau**2`` follows by
     moments; the measure is its ratio to the median sampling variance, smallest over the group's effects. At a ratio of
-    r the level's own rows carry a share r / (1 + r) of its effect, the other levels the rest.
+    r the level's own rows carry a share r / (1 + r) of its effect, the other levels the rest. Of another family than the
+    Gaussian the residuals are those of the working response of a fit without effects, with its weights.
 
     Parameters
     ----------
-    design : Design
-        What the data contribute to the model.
+    model : Model
+        The model.
 
     Returns
     -------
@@ -112,15 +115,20 @@ def informativeness(design: Any) -> dict[str, float]:
     --------
     >>> import bayeslmm as bl
     >>> model = bl.Model("y ~ 1 + (1 | g)", {"y": [9.0, 11.0, -9.0, -11.0], "g": list("aabb")})
-    >>> {group: round(ratio) for group, ratio in informativeness(model.design).items()}
+    >>> {group: round(ratio) for group, ratio in informativeness(model).items()}
     {'g': 99}
     """
+    residual, weights = _residual(model.design) if model.family == "gaussian" else working(model)
+    groups = terms_by_group(model.design.random)
+    return {group: _ratio(group, groups, residual, weights) for group in groups}
+
+
+def _residual(design: Any) -> tuple[Array, Array]:
+    """Residuals of the fixed part by weighted least squares, and the weights."""
     weights = np.ones(len(design.y)) if design.weights is None else design.weights
     response = design.y if design.offset is None else design.y - design.offset
     root = np.sqrt(weights)
-    residual = response - design.fixed.X @ np.linalg.lstsq(root[:, None] * design.fixed.X, root * response)[0]
-    groups = terms_by_group(design.random)
-    return {group: _ratio(group, groups, residual, weights) for group in groups}
+    return response - design.fixed.X @ np.linalg.lstsq(root[:, None] * design.fixed.X, root * response)[0], weights
 
 
 def _ratio(group: str, groups: dict[str, tuple[RandomTerm, ...]], residual: Array, weights: Array) -> float:
@@ -142,7 +150,7 @@ def _ratio(group: str, groups: dict[str, tuple[RandomTerm, ...]], residual: Arra
     return float(np.min(np.maximum(between, 0.0) / np.median(sampling, axis=0)))
 
 
-def choose_parametrisation(design: Any) -> dict[str, Parametrisation]:
+def choose_parametrisation(model: Any) -> dict[str, Parametrisation]:
     """Centred or non-centred for each group, by how informative the data are about one level's effects.
 
     Centred where `informativeness` exceeds `INFORMATIVE`: then the likelihood, not the prior, fixes an effect, and
@@ -150,8 +158,8 @@ def choose_parametrisation(design: Any) -> dict[str, Parametrisation]:
 
     Parameters
     ----------
-    design : Design
-        What the data contribute to the model.
+    model : Model
+        The model.
 
     Returns
     -------
@@ -162,17 +170,17 @@ def choose_parametrisation(design: Any) -> dict[str, Parametrisation]:
     --------
     >>> import bayeslmm as bl
     >>> model = bl.Model("y ~ 1 + (1 | g)", {"y": [9.0, 11.0, -9.0, -11.0], "g": list("aabb")})
-    >>> choose_parametrisation(model.design)
+    >>> choose_parametrisation(model)
     {'g': 'centred'}
     """
     return {
-        group: "centred" if ratio > INFORMATIVE else "noncentred" for group, ratio in informativeness(design).items()
+        group: "centred" if ratio > INFORMATIVE else "noncentred" for group, ratio in informativeness(model).items()
     }
 
 
-def _parametrisations(design: Any, choice: Any) -> dict[str, Parametrisation]:
+def _parametrisations(model: Any, choice: Any) -> dict[str, Parametrisation]:
     """The user's choice completed: one word for all groups, or a table for some of them."""
-    groups = terms_by_group(design.random)
+    groups = terms_by_group(model.design.random)
     given = dict(choice) if isinstance(choice, Mapping) else dict.fromkeys(groups, choice) if choice is not None else {}
     for group, word in given.items():
         if group not in groups:
@@ -181,7 +189,7 @@ def _parametrisations(design: Any, choice: Any) -> dict[str, Parametrisation]:
             )
         if word not in ("centred", "noncentred"):
             raise MethodError(f"parametrisation={word!r} for {group!r}: write 'centred' or 'noncentred'.")
-    return given if len(given) == len(groups) else choose_parametrisation(design) | given
+    return given if len(given) == len(groups) else choose_parametrisation(model) | given
 
 
 def _correlated_logp(value: TensorVariable, factors: list[TensorVariable]) -> TensorVariable:
@@ -269,9 +277,10 @@ def _linear_predictor(model: Any, parametrisations: dict[str, Parametrisation]) 
 def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametrisation] | None = None) -> pm.Model:
     """The hierarchical PyMC model, ``y ~ Normal(offset + X fixef + sum_g z_g ranef_g, sigma / sqrt(w))``.
 
-    Free variables are `fixef`, for each group `sd_<group>`, `corr_<group>` where effects are correlated, the effects,
-    and `sigma`. Centred effects are `ranef_<group>` themselves; non-centred ones `z_<group>`, standard normal, from
-    which `ranef_<group>` is computed.
+    Of another family: its distribution, with mean ``g⁻¹(offset + X fixef + sum_g z_g ranef_g)``; prior weights multiply
+    the log density of a row, as a potential called `weighted`. Free variables are `fixef`, for each group `sd_<group>`,
+    `corr_<group>` where effects are correlated, the effects, and the dispersion, `sigma` or the family's. Centred effects
+    are `ranef_<group>` themselves; non-centred ones `z_<group>`, standard normal, from which `ranef_<group>` is computed.
 
     Parameters
     ----------
@@ -302,14 +311,13 @@ def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametris
     >>> [variable.name for variable in graph.free_RVs]
     ['fixef', 'sd_g', 'ranef_g', 'sigma']
     """
-    model.require_gaussian()
     design = model.design
-    parametrisations = _parametrisations(design, parametrisation)
+    parametrisations = _parametrisations(model, parametrisation)
     with pm.Model(coords=coordinates(design)) as graph:
-        mean = _linear_predictor(model, parametrisations)
-        sigma = prior_variable("sigma", model.priors.sigma, scale=True)
-        if design.weights is not None:
-            sigma = sigma / pt.sqrt(pm.Data("known_weights", design.weights, dims="obs"))
+        predictor = _linear_predictor(model, parametrisations)
+        noise = None
+        if model.priors.noise is not None:
+            noise = prior_variable(model.priors.dispersion, model.priors.noise, scale=True)
         name = response_name(design, {*graph.named_vars, *graph.coords})
-        pm.Normal(name, mean, sigma, observed=design.y, dims="obs")
+        respond(model, name, predictor, noise)
     return graph

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
 from bayeslmm.plot import panels
+from bayeslmm.plot.generalized import hanging, reliability
 from bayeslmm.plot.style import COLOURS, GREY, blank, grid, style
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def _linearity(d: Diagnosis) -> list[Callable[[Axes], None]]:
 def _leverage(d: Diagnosis) -> list[Callable[[Axes], None]]:
     s = d.standardised
     assert s is not None
+    if not np.isfinite(s.leverage).any():
+        return []
     return [lambda ax: panels.leverage(ax, s.leverage, s.residual, s.cooks_rows, _rows(d))]
 
 
@@ -227,6 +230,16 @@ def _priors(d: Diagnosis) -> list[Callable[[Axes], None]]:
     return [draw] if len(rows) else []
 
 
+def _frequencies(d: Diagnosis) -> list[Callable[[Axes], None]]:
+    table = None if d.rootogram is None else d.rootogram.table
+    return [] if table is None else [lambda ax: hanging(ax, table, d.result.model.design.response)]
+
+
+def _calibration(d: Diagnosis) -> list[Callable[[Axes], None]]:
+    table = None if d.calibration is None else d.calibration.table
+    return [] if table is None else [lambda ax: reliability(ax, table, d.result.model.design.response)]
+
+
 _POINT = {
     "residuals": (
         _residuals,
@@ -278,13 +291,24 @@ _POINT = {
         _cooks_levels,
         "Cook's distance of each level, all its rows left out together and the variances held; dashed: a problem above.",
     ),
+    "rootogram": (
+        _frequencies,
+        "Roots of the numbers of each count, hanging from the roots of those expected. Bars that end above 0: too few.",
+    ),
+    "calibration": (
+        _calibration,
+        "Shares of 1 among rows of like fitted probability, with 95 % intervals; right probabilities are on the diagonal.",
+    ),
     "components": (
         _components,
         "Principal components of the random effects (rePCA), in units of σ. A component of 0 is a combination of effects "
         "that does not vary between levels.",
     ),
 }  # fmt: skip
-_PANEL = ("residuals", "scale-location", "quantiles", "leverage", "effect quantiles", "influential levels")
+_PANEL = (
+    "residuals", "scale-location", "quantiles", "leverage", "effect quantiles", "influential levels", "rootogram",
+    "calibration",
+)  # fmt: skip
 _POSTERIOR = {
     "predictive": (
         _predictive,

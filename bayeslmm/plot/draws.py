@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.densities import means
+from bayeslmm.family import LINKS
 from bayeslmm.plot.results import MOST_PANELS, panel_axis, panel_term
 from bayeslmm.plot.style import COLOURS, blank, grid, style
 
@@ -86,7 +88,7 @@ def drawn_values(posterior: Any) -> dict[str, Array]:
         if pairs := model.pairs(group):
             labels = [f"{effects[i]}, {effects[j]}" for i, j in pairs]
             found |= _named(f"corr_{group}", labels, posterior.draws(f"corr_{group}"))
-    return found | {"sigma": np.ravel(posterior.draws("sigma"))}
+    return found | ({model.dispersion: np.ravel(posterior.draws(model.dispersion))} if model.dispersion else {})
 
 
 def _named(kind: str, labels: Sequence[str], draws: Array) -> dict[str, Array]:
@@ -105,7 +107,8 @@ def point_values(fit: Any) -> dict[str, float]:
             for i, j in model.pairs(group)
             if sd[i] > 0 and sd[j] > 0
         }
-    return found | {"sigma": float(fit.sigma)}
+    noise = getattr(fit, "dispersion", fit.sigma)
+    return found | ({model.dispersion: float(noise)} if model.dispersion else {})
 
 
 def prior_posterior(posterior: Posterior) -> Figure:
@@ -228,7 +231,7 @@ def spaghetti(posterior: Posterior, group: str | None = None, draws: int = 50) -
     levels: Sequence[str] = term.levels if term is not None else ("",)
     codes = term.codes if term is not None else np.zeros(design.nobs, int)
     shown = np.unique(np.linspace(0, len(levels) - 1, MOST_PANELS).astype(int))
-    mean = posterior.fitted.to_numpy()
+    mean, y = posterior.fitted.to_numpy(), design.y / (1.0 if design.trials is None else design.trials)
     with style():
         across = min(6, len(shown))
         width, height = (1.6, 1.45) if len(shown) > 1 else (5.0, 3.6)
@@ -238,7 +241,7 @@ def spaghetti(posterior: Posterior, group: str | None = None, draws: int = 50) -
             rows = rows[np.argsort(x[rows], kind="stable")]
             ax.plot(x[rows], lines[:, rows].T, color=COLOURS[1], linewidth=0.6, alpha=0.25)
             ax.plot(x[rows], mean[rows], color=COLOURS[1], linewidth=1.6)
-            ax.plot(x[rows], design.y[rows], "o", color=COLOURS[0], markersize=3, markeredgewidth=0)
+            ax.plot(x[rows], y[rows], "o", color=COLOURS[0], markersize=3, markeredgewidth=0)
             ax.set_title(levels[level], size=9, pad=2)
             ax.tick_params(labelsize=8)
         figure.supxlabel(label, size=10)
@@ -250,11 +253,12 @@ def spaghetti(posterior: Posterior, group: str | None = None, draws: int = 50) -
 
 
 def _lines(posterior: Any, draws: int) -> Array:
-    """Linear predictor (draws, n) of draws evenly spaced over all."""
-    total = len(posterior.draws("sigma"))
+    """Means given the effects (draws, n) of draws evenly spaced over all."""
+    total = posterior.n_draws
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 1:
         raise MethodError(f"draws={draws!r} must be a positive whole number: how many lines to draw")
     wanted = np.unique(np.linspace(0, total - 1, draws).astype(int))
-    return np.concatenate(
+    eta = np.concatenate(
         [eta[wanted[(wanted >= r.start) & (wanted < r.stop)] - r.start] for r, eta in posterior.predictor_draws()]
     )
+    return np.asarray(means(LINKS[posterior.model.link], eta.ravel()).reshape(eta.shape))

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.densities import means
+from bayeslmm.family import LINKS
 from bayeslmm.plot.style import COLOURS, GREY, MARKERS, blank, grid, style
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def effect_intervals(result: Any, group: str) -> tuple[Array, Array, Array]:
 def residuals(result: Result) -> Figure:
     """Residuals against fitted values, and their quantiles against the normal's.
 
-    With prior weights w, the residuals are multiplied by √w.
+    With prior weights w, the residuals are multiplied by √w. A generalized fit's are Pearson's.
 
     Parameters
     ----------
@@ -149,7 +151,11 @@ def residuals(result: Result) -> Figure:
     from scipy.special import ndtri
 
     design, fitted = result.model.design, result.fitted.to_numpy()
-    standard = (design.y - fitted) * (1.0 if design.weights is None else np.sqrt(design.weights)) / result.sigma
+    if hasattr(result, "pearson_residuals"):
+        standard, scaled = result.pearson_residuals.to_numpy(), "Pearson residual"
+    else:
+        root = 1.0 if design.weights is None else np.sqrt(design.weights)
+        standard, scaled = (design.y - fitted) * root / result.sigma, "residual / σ"
     shown = np.unique(np.linspace(0, len(fitted) - 1, MOST_POINTS).astype(int))
     ordered = np.sort(standard)
     normal = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
@@ -161,10 +167,10 @@ def residuals(result: Result) -> Figure:
         left.axhline(0.0, color=GREY, linewidth=0.8)
         for level in (-2, 2):
             left.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
-        left.set(xlabel=f"fitted {design.response}", ylabel="residual / σ", title="Residuals against fitted values")
+        left.set(xlabel=f"fitted {design.response}", ylabel=scaled, title="Residuals against fitted values")
         right.plot(normal[shown], ordered[shown], "o", **points)
         right.plot(normal[[0, -1]], normal[[0, -1]], color=GREY, linewidth=1)
-        right.set(xlabel="normal quantile", ylabel="residual / σ", title="Quantiles; on the line if normal")
+        right.set(xlabel="normal quantile", ylabel=scaled, title="Quantiles; on the line if normal")
     return figure
 
 
@@ -212,7 +218,7 @@ def groups(result: Result, group: str | None = None) -> Figure:
     term = panel_term(model, group)
     label, x = panel_axis(model, term)
     shown = np.unique(np.linspace(0, len(term.levels) - 1, MOST_PANELS).astype(int))
-    fixed = model.X @ result.beta + (0.0 if model.design.offset is None else model.design.offset)
+    fixed, observed = _population(result), _observed(model)
     fitted = result.fitted.to_numpy()
     with style():
         across = min(6, len(shown))
@@ -223,7 +229,7 @@ def groups(result: Result, group: str | None = None) -> Figure:
             rows = rows[np.argsort(x[rows], kind="stable")]
             ax.plot(x[rows], fixed[rows], color=GREY, linewidth=1, linestyle="--")
             ax.plot(x[rows], fitted[rows], color=COLOURS[1], linewidth=1.5)
-            ax.plot(x[rows], model.design.y[rows], "o", color=COLOURS[0], markersize=3, markeredgewidth=0)
+            ax.plot(x[rows], observed[rows], "o", color=COLOURS[0], markersize=3, markeredgewidth=0)
             ax.set_title(term.levels[level], size=9, pad=2)
             ax.tick_params(labelsize=8)
         figure.supxlabel(label, size=10)
@@ -231,6 +237,18 @@ def groups(result: Result, group: str | None = None) -> Figure:
         some = "" if len(shown) == len(term.levels) else f"; {len(shown)} of {len(term.levels)} levels"
         figure.suptitle(f"{term.group}: data, fitted (solid), fixed effects alone (dashed){some}", size=10)
     return figure
+
+
+def _population(result: Result) -> Array:
+    """Fitted values of the fixed effects alone, on the scale of the response."""
+    model = result.model
+    eta = model.X @ result.beta + (0.0 if model.design.offset is None else model.design.offset)
+    return np.asarray(eta if model.link == "identity" else means(LINKS[str(model.link)], eta))
+
+
+def _observed(model: Model) -> Array:
+    """The response; of a binomial one the share of successes."""
+    return model.design.y if model.design.trials is None else model.design.y / model.design.trials
 
 
 def panel_term(model: Model, group: str | None) -> RandomTerm:

@@ -500,5 +500,7 @@ write_reference <- function(name, spec) {
   cat(name, length(items), "\n")
 }
 
-chosen <- commandArgs(trailingOnly = TRUE)
-for (name in if (length(chosen)) chosen else names(models)) write_reference(name, models[[name]])
+if (sys.nframe() == 0L) { # not where make_glmm_reference.R sources this file
+  chosen <- commandArgs(trailingOnly = TRUE)
+  for (name in if (length(chosen)) chosen else names(models)) write_reference(name, models[[name]])
+}

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tasks import TASKS, Task, installed, write_tables
+from tasks import FROM_R, TASKS, Task, installed, write_tables
 
 HERE = Path(__file__).parent
-HEADER = ("task", "program", "first call", "warm", "÷ bayeslmm", "same answer?", "note")
+HEADER = ("task", "program", "first call", "warm", "CPU", "÷ bayeslmm", "same answer?", "note")
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Timing:
     program: str
     first: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # processor seconds of the process, warm calls
     rates: list[float] = field(default_factory=list)  # effective draws a second, warm calls
     found: dict[str, Any] = field(default_factory=dict)
     trouble: str = ""
@@ -107,6 +108,7 @@ def add(timing: Timing, answer: dict[str, Any]) -> None:
     first, *warm = answer.pop("seconds")
     timing.first.append(first)
     timing.warm.extend(warm)
+    timing.cpu.extend(answer.pop("cpu", [])[1:])
     effective = answer.pop("effective", [])
     timing.rates.extend(draws / taken for draws, taken in zip(effective[1:], warm, strict=bool(effective)))
     timing.found = answer
@@ -136,23 +138,25 @@ def run(task: Task, program: str, folder: str, limit: float) -> dict[str, Any]:
 
 
 def command(task: Task, program: str, folder: str, limit: float) -> list[str]:
-    if program != "lme4":
+    if program not in FROM_R:
         return [sys.executable, "programs.py", task.name, program, folder, str(limit)]
     state = "fresh" if task.kind == "fresh" else "warm"
-    return ["Rscript", "lme4.R", f"{folder}/{task.table}.csv", task.formula, task.method, str(limit), state]
+    asked = [task.formula, task.method, str(limit), state, program, task.family]
+    return ["Rscript", "lme4.R", f"{folder}/{task.table}.csv", *asked]
 
 
 def rows_of(task: Task, timings: list[Timing]) -> Iterator[tuple[str, ...]]:
     ours = timings[0]
     for timing in timings:
         if timing.trouble:
-            yield task.title, timing.program, "", "", "", "", timing.trouble
+            yield task.title, timing.program, "", "", "", "", "", timing.trouble
             continue
         yield (
             task.title,
             timing.program,
             duration(median(timing.first)),
             duration(median(timing.warm)) if timing.warm else "",
+            duration(median(timing.cpu)) if timing.cpu else "",
             ratio(timing.seconds, ours.seconds),
             agreement(timing, ours) if timing is not ours else "",
             note(task, timing, timings),
@@ -191,9 +195,10 @@ def note(task: Task, timing: Timing, timings: list[Timing]) -> str:
         return ", ".join(parts)
     if task.seconds:
         parts.append(f"target {duration(task.seconds)} {verdict(seconds <= task.seconds)}")
-    lme4 = next((t.seconds for t in timings if t.program == "lme4"), None)
-    if task.of_lme4 and lme4:
-        parts.append(f"target {task.of_lme4:g} × lme4 {verdict(seconds <= task.of_lme4 * lme4)}")
+    for program, share in (("lme4", task.of_lme4), ("glmmTMB", task.of_tmb)):
+        theirs = next((t.seconds for t in timings if t.program == program), None)
+        if share and theirs:
+            parts.append(f"target {share:.2g} × {program} {verdict(seconds <= share * theirs)}")
     return ", ".join(parts)
 
 

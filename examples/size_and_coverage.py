@@ -4,7 +4,7 @@
 # Tests and intervals of a mixed model are exact in few designs. Here responses are simulated from known parameters,
 # refitted, and counted: how often a test of 5 % rejects what is true, how often an interval of 95 % covers it.
 #
-# `python examples/coverage.py FOLDER NSIM` writes tables and a figure to FOLDER; `docs/coverage.md` shows NSIM = 800.
+# `python examples/size_and_coverage.py FOLDER NSIM` writes tables and a figure to FOLDER; `docs/coverage.md` shows NSIM = 800.
 
 # %%
 import sys

@@ -1,0 +1,209 @@
+"""Log posterior density of (β, u, sd, correlations, dispersion) for any family, and its gradient.
+
+The parameters are ψ = [log sd, z of the correlations, log dispersion, β] = centre + root·x, x the first coordinates; the
+rest are the z of every level's effects, see `exact.maps`. Factors are taken from the last (the smallest) to the first, each
+one's score following β and the effects taken before it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.exact.compiled import kernel
+from bayeslmm.exact.densities import BINOMIAL, LOG, LOGIT, NEGATIVE_BINOMIAL, POISSON, density
+from bayeslmm.exact.density import Layout, Natural, correlation_terms, lam_of, lam_pullback, natural
+from bayeslmm.exact.laplace import Observed
+from bayeslmm.exact.logpdf import logpdf
+from bayeslmm.exact.maps import Found, Maps, backward_factor, forward_factor
+from bayeslmm.exact.rows import Rows
+from bayeslmm.exact.special import digamma
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+
+class Frame(NamedTuple):
+    """ψ = centre + root·x, and whether it holds a dispersion."""
+
+    centre: Array
+    root: Array
+    dispersed: bool
+
+
+class Parameters(NamedTuple):
+    """Natural parameters at ψ."""
+
+    at: Natural
+    lam: Array
+    aux: float
+    beta: Array
+
+
+@kernel
+def parameters(layout: Layout, lam_size: int, dispersed: bool, psi: Array) -> Parameters:
+    """sd, correlations, λ, log dispersion and β at ψ."""
+    count = layout.sd_scale.size + layout.z_at[-1]
+    head = np.zeros(count + 1)
+    head[:count] = psi[:count]
+    at = natural(layout, head)
+    first = count + 1 if dispersed else count
+    return Parameters(at, lam_of(layout, at, lam_size), psi[count] if dispersed else 0.0, psi[first:].copy())
+
+
+@kernel
+def add_priors(layout: Layout, p: Parameters, dispersed: bool, psi: Array, lam_bar: Array, out: Array) -> float:
+    """Log prior density of ψ (with the Jacobians); adds its gradient, and that of the likelihood through λ, to `out`."""
+    sds, zs = layout.sd_scale.size, layout.z_at[-1]
+    sd_bar, L_bar = np.zeros(sds), np.zeros(p.at.L.size)
+    lam_pullback(layout, p.at, lam_bar, sd_bar, L_bar)
+    value = 0.0
+    for i in range(sds):
+        a = layout.sd_args[i]
+        prior, slope = logpdf(layout.sd_code[i], a[0], a[1], a[2], p.at.sd[i])
+        value += prior + psi[i]
+        out[i] += (sd_bar[i] + slope) * p.at.sd[i] + 1.0
+    value += correlation_terms(layout, psi[sds:], L_bar, out[sds:], True)
+    first = sds + zs
+    if dispersed:
+        a = layout.sigma_args
+        phi = math.exp(p.aux)
+        prior, slope = logpdf(layout.sigma_code, a[0], a[1], a[2], phi)
+        value += prior + p.aux
+        out[first] += slope * phi + 1.0
+        first += 1
+    shifted = np.dot(layout.T, p.beta)
+    for j in range(shifted.size):
+        a = layout.beta_args[j]
+        prior, shifted[j] = logpdf(layout.beta_code[j], a[0], a[1], a[2], shifted[j])
+        value += prior
+    out[first:] += np.dot(layout.T.T, shifted)
+    return value
+
+
+@kernel
+def row_terms(d: Observed, eta: Array, a: float, first: Array) -> tuple[float, float]:
+    """Σ w ℓ and Σ w ∂ℓ/∂a; fills w ∂ℓ/∂η. The three special cases leave out what depends on neither η nor a."""
+    value, aux = 0.0, 0.0
+    if d.family == BINOMIAL and d.link == LOGIT:
+        for row in range(eta.size):
+            x, w, y, m = eta[row], d.weights[row], d.y[row], d.trials[row]
+            e = math.exp(-abs(x))
+            share = 1.0 / (1.0 + e)
+            value += w * (y * min(x, 0.0) - (m - y) * max(x, 0.0) - m * math.log1p(e))
+            first[row] = w * (y - m * (share if x > 0.0 else e * share))
+    elif d.family == POISSON and d.link == LOG:
+        for row in range(eta.size):
+            w, mu = d.weights[row], math.exp(eta[row])
+            value += w * (d.y[row] * eta[row] - mu)
+            first[row] = w * (d.y[row] - mu)
+    elif d.family == NEGATIVE_BINOMIAL and d.link == LOG:
+        alpha = math.exp(a)
+        log_gamma, psi = math.lgamma(alpha), digamma(alpha)
+        for row in range(eta.size):
+            w, y, mu = d.weights[row], d.y[row], math.exp(eta[row])
+            excess, s = math.log1p(mu / alpha), mu + alpha
+            value += w * (math.lgamma(y + alpha) - log_gamma + y * (eta[row] - a) - (y + alpha) * excess)
+            aux += w * alpha * (digamma(y + alpha) - psi - excess + (mu - y) / s)
+            first[row] = w * alpha * (y - mu) / s
+    else:
+        for row in range(eta.size):
+            at = density(d.family, d.link, d.y[row], d.trials[row], eta[row], a)
+            w = d.weights[row]
+            value += w * at.value
+            aux += w * at.value_aux
+            first[row] = w * at.first
+    return value, aux
+
+
+@kernel
+def add_effects(rows: Rows, k: int, f: int, u: Array, out: Array) -> None:
+    """Add Z u of one factor to every row."""
+    for row in range(out.size):
+        at, column = rows.level[row, f], rows.first[f]
+        for i in range(k):
+            out[row] += rows.columns[row, column + i] * u[at + i]
+
+
+@kernel
+def add_transposed(rows: Rows, k: int, f: int, v: Array, out: Array) -> None:
+    """Add Z'v of one factor."""
+    for row in range(v.size):
+        at, column = rows.level[row, f], rows.first[f]
+        for i in range(k):
+            out[at + i] += rows.columns[row, column + i] * v[row]
+
+
+@kernel
+def forward(
+    rows: Rows, d: Observed, maps: Maps, width: Index, lam_at: Index, p: Parameters, z: Array
+) -> tuple[Found, Array, Array, float]:
+    """Effects of all levels, the score each map used, η, and the log density of the coordinates z up to a constant."""
+    found = Found(np.empty(maps.S.size), np.empty(z.size), np.empty(z.size), np.empty(z.size))
+    g = maps.g - np.dot(maps.C, p.beta)
+    effects = np.zeros(d.y.size)
+    value = 0.0
+    for f in range(width.size - 1, -1, -1):
+        if f < width.size - 1:
+            add_transposed(rows, width[f], f, -maps.weight[f] * effects, g)
+        value += forward_factor(width[f], p.lam, lam_at[f], maps, f, g, z, found)
+        add_effects(rows, width[f], f, found.u, effects)
+    return found, g, d.offset + np.dot(d.X, p.beta) + effects, value
+
+
+@kernel
+def backward(
+    rows: Rows, maps: Maps, width: Index, lam_at: Index, p: Parameters, g: Array, found: Found, slope: Array
+) -> tuple[Array, Array, Array]:
+    """Cotangents of λ, of the scores and of z, from that of η and of `forward`'s value."""
+    u_bar, g_bar, z_bar = np.zeros(g.size), np.zeros(g.size), np.zeros(g.size)
+    lam_bar, slope = np.zeros(p.lam.size), slope.copy()
+    for f in range(width.size):
+        add_transposed(rows, width[f], f, slope, u_bar)
+        backward_factor(width[f], p.lam, lam_at[f], maps, f, g, found, u_bar, lam_bar, g_bar, z_bar)
+        if f < width.size - 1:
+            back = np.zeros(slope.size)
+            add_effects(rows, width[f], f, g_bar, back)
+            slope -= maps.weight[f] * back
+    return lam_bar, g_bar, z_bar
+
+
+@kernel
+def log_posterior(
+    rows: Rows, d: Observed, maps: Maps, layout: Layout, frame: Frame, width: Index, lam_at: Index, y: Array
+) -> tuple[float, Array]:
+    """Log density of the coordinates y and its gradient."""
+    count = frame.centre.size
+    psi = frame.centre + np.dot(frame.root, y[:count])
+    p = parameters(layout, lam_at[-1], frame.dispersed, psi)
+    found, g, eta, value = forward(rows, d, maps, width, lam_at, p, y[count:])
+    slope = np.empty(eta.size)
+    likelihood, aux_bar = row_terms(d, eta, p.aux, slope)
+    lam_bar, g_bar, z_bar = backward(rows, maps, width, lam_at, p, g, found, slope)
+    out = np.zeros(count)
+    first = count - p.beta.size
+    out[first:] = np.dot(d.X.T, slope) - np.dot(maps.C.T, g_bar)
+    if frame.dispersed:
+        out[first - 1] = aux_bar
+    value += likelihood + layout.constant + add_priors(layout, p, frame.dispersed, psi, lam_bar, out)
+    gradient = np.empty(y.size)
+    gradient[:count] = np.dot(frame.root.T, out)
+    gradient[count:] = z_bar
+    return value, gradient
+
+
+@kernel
+def restored(
+    rows: Rows, d: Observed, maps: Maps, layout: Layout, frame: Frame, width: Index, lam_at: Index, y: Array
+) -> tuple[Array, Array]:
+    """ψ (draws, …) and scaled u (draws, Q) of draws of the coordinates (draws, size)."""
+    count = frame.centre.size
+    psi, u = np.empty((y.shape[0], count)), np.empty((y.shape[0], y.shape[1] - count))
+    for draw in range(y.shape[0]):
+        psi[draw] = frame.centre + np.dot(frame.root, y[draw, :count])
+        p = parameters(layout, lam_at[-1], frame.dispersed, psi[draw])
+        u[draw] = forward(rows, d, maps, width, lam_at, p, y[draw, count:])[0].u
+    return psi, u

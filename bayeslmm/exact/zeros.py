@@ -1,0 +1,100 @@
+"""Responses with zeros of their own: inflated and hurdle versions of a density, with the same derivatives.
+
+With π = 1/(1 + e^{−ζ}) and f the density of `densities`:
+
+    inflated   P(0) = π + (1 − π) f(0),   otherwise (1 − π) f(y)
+    hurdle     P(0) = π,                  otherwise (1 − π) f(y)/(1 − f(0))
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from bayeslmm.exact.compiled import kernel
+from bayeslmm.exact.densities import Density, density
+from bayeslmm.exact.special import log_one_plus_exp
+
+NONE, INFLATED, HURDLE = range(3)
+
+
+class Zeroed(NamedTuple):
+    """ℓ with its derivatives in η and a, and ∂ℓ/∂ζ, ∂²ℓ/∂η∂ζ, ∂³ℓ/∂η²∂ζ."""
+
+    density: Density
+    value_zero: float
+    first_zero: float
+    second_zero: float
+
+
+@kernel
+def inflated_zero(at: Density, zeta: float) -> Zeroed:
+    """log(π + (1 − π) f(0)), `at` the density at y = 0; s is the probability that a zero is one of f's own."""
+    lift = at.value - zeta
+    s = 1.0 / (1.0 + math.exp(-lift))
+    v = s / (1.0 + math.exp(lift))
+    turn = v * (1.0 - 2.0 * s)
+    square = at.first * at.first
+    value = log_one_plus_exp(lift) + zeta - log_one_plus_exp(zeta)
+    mixed = Density(
+        value,
+        s * at.first,
+        s * at.second + v * square,
+        s * at.third + 3.0 * v * at.first * at.second + turn * square * at.first,
+        math.nan,
+        math.nan,
+        math.nan,
+        s * at.value_aux,
+        s * at.first_aux + v * at.value_aux * at.first,
+        s * at.second_aux
+        + v * (at.value_aux * at.second + 2.0 * at.first * at.first_aux)
+        + turn * at.value_aux * square,
+    )
+    share = 1.0 / (1.0 + math.exp(-zeta))
+    return Zeroed(mixed, 1.0 - s - share, -v * at.first, -v * at.second - turn * square)
+
+
+@kernel
+def truncated(at: Density, zero: Density) -> Density:
+    """log f(y) − log(1 − f(0)), `zero` the density at y = 0."""
+    q = 1.0 / math.expm1(-zero.value)
+    r = q * (1.0 + q)
+    turn = r * (1.0 + 2.0 * q)
+    square = zero.first * zero.first
+    return Density(
+        at.value - math.log(-math.expm1(zero.value)),
+        at.first + q * zero.first,
+        at.second + q * zero.second + r * square,
+        at.third + q * zero.third + 3.0 * r * zero.first * zero.second + turn * square * zero.first,
+        math.nan,
+        math.nan,
+        math.nan,
+        at.value_aux + q * zero.value_aux,
+        at.first_aux + q * zero.first_aux + r * zero.value_aux * zero.first,
+        at.second_aux
+        + q * zero.second_aux
+        + r * (zero.value_aux * zero.second + 2.0 * zero.first * zero.first_aux)
+        + turn * zero.value_aux * square,
+    )
+
+
+@kernel
+def zeroed(kind: int, family: int, link: int, y: float, trials: float, eta: float, a: float, zeta: float) -> Zeroed:
+    """The density of one response with the zeros of `kind`."""
+    if kind == NONE:
+        return Zeroed(density(family, link, y, trials, eta, a), 0.0, 0.0, 0.0)
+    share = 1.0 / (1.0 + math.exp(-zeta))
+    if y == 0.0 and kind == INFLATED:
+        return inflated_zero(density(family, link, 0.0, trials, eta, a), zeta)
+    if y == 0.0:
+        value = -log_one_plus_exp(-zeta)
+        nothing = Density(value, 0.0, 0.0, 0.0, math.nan, math.nan, math.nan, 0.0, 0.0, 0.0)
+        return Zeroed(nothing, 1.0 - share, 0.0, 0.0)
+    at = density(family, link, y, trials, eta, a)
+    if kind == HURDLE:
+        at = truncated(at, density(family, link, 0.0, trials, eta, a))
+    kept = Density(
+        at.value - log_one_plus_exp(zeta), at.first, at.second, at.third, math.nan, math.nan, math.nan, at.value_aux,
+        at.first_aux, at.second_aux,
+    )  # fmt: skip
+    return Zeroed(kept, -share, 0.0, 0.0)

@@ -1,0 +1,83 @@
+"""Residuals and effects of a generalized fit on scales that compare, for the checks of its assumptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from bayeslmm.assumptions import Standardised, scaled_effects
+from bayeslmm.cumulative import COUNTS, distribution, randomised
+from bayeslmm.errors import MethodError
+from bayeslmm.family import family_of
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.quasi import QuasiFit
+
+Array = NDArray[np.float64]
+# Seed of the uniform numbers that randomise discrete residuals: the same for the data and every refit.
+UNIFORM = 20260
+# Nearest to 0 and 1 that a probability is taken for, so that its normal quantile is finite.
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralizedStandardised(Standardised):
+    """Quantile residuals, Pearson residuals and effects of a generalized fit.
+
+    ``residual`` are normal quantiles of the randomised probability transforms given the conditional modes. There are no
+    deletion formulas: leverage and Cook's distances are NaN.
+
+    Parameters
+    ----------
+    pearson : ndarray (n,)
+        Residuals over the standard deviations of the responses given the effects.
+    linear : ndarray (n,)
+        The linear predictor.
+    zeros : float
+        Zeros over the number expected given the effects; NaN where zeros have no meaning.
+    """
+
+    pearson: Array
+    linear: Array
+    zeros: float
+
+
+def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
+    """Residuals and effects of a generalized fit on scales that compare."""
+    design, model = fit.model.design, fit.model
+    if family_of(model.family).dispersion and not np.isfinite(fit.dispersion) and not isinstance(fit, QuasiFit):
+        raise MethodError(
+            "these checks are of families whose dispersion is one number; bl.quantile_residuals(fit) simulates"
+        )
+    n, mu = design.nobs, fit.fitted.to_numpy()
+    given = distribution(model.family, mu, fit.dispersion, 1.0 if design.trials is None else design.trials)
+    uniform = np.random.default_rng(UNIFORM).uniform(size=n)
+    p = randomised(model.family, design.y, given, uniform)
+    expected = float(np.sum(given.pmf(0))) if model.family in COUNTS else 0.0
+    scaled = {
+        group: scaled_effects(
+            fit.group_ranef[group], sd[:, None] * np.nan_to_num(fit.group_corr[group]) * sd - fit.ranef_cov[group]
+        )
+        for group, sd in fit.group_sd.items()
+        if sd.any()
+    }
+    scaled |= {
+        group: (np.full_like(fit.group_ranef[group], np.nan), np.full(len(fit.group_ranef[group]), np.nan))
+        for group in model.groups
+        if group not in scaled
+    }
+    none = np.full(n, np.nan)
+    return GeneralizedStandardised(
+        fitted=mu,
+        residual=ndtri(np.clip(p, SMALLEST, 1.0 - SMALLEST)),
+        leverage=none,
+        cooks_rows=none,
+        cooks_levels={group: np.full(len(model.levels(group)), np.nan) for group in model.groups},
+        effects={group: scaled[group][0] for group in model.groups},
+        distance={group: scaled[group][1] for group in model.groups},
+        pearson=fit.pearson_residuals.to_numpy(),
+        linear=fit.linear_predictor.to_numpy(),
+        zeros=float(np.sum(design.y == 0)) / expected if expected > 0 else float("nan"),
+    )

@@ -1,0 +1,151 @@
+"""Where the posterior of a generalized model lies: the mode of its Laplace approximation, and the curvature there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import block_diag, solve_triangular
+from scipy.optimize import minimize
+
+from bayeslmm.approximation import Laplace, Point, without_effects
+from bayeslmm.exact.density import Layout
+from bayeslmm.exact.factor import back_solve, factorise, times_lambda
+from bayeslmm.exact.hierarchical import add_priors, parameters
+from bayeslmm.exact.laplace import curve, laplace, right_hand_sides
+from bayeslmm.model import Model
+
+Array = NDArray[np.float64]
+# Standard deviation, over that of the effect's column, at which the search for the mode begins.
+START_SD = 0.5
+# Largest posterior sd of a coordinate of the search that its curvature is trusted for, in units of the start's scale.
+WIDEST = 5.0
+STEP = 1e-5
+
+
+class Evidence(NamedTuple):
+    """What the rows say of one factor's effects near the mode, as a normal likelihood; see `exact.maps.Maps`.
+
+    The effects of the factors before it are integrated out, those of the factors after it given.
+    """
+
+    information: Array  # (levels, k, k)
+    score: Array  # (levels, k) at the mode
+    fall: Array  # (levels, k, p) of the score with β
+    share: Array  # (levels,) of the rows' weights that is left
+
+
+class Mode(NamedTuple):
+    """Everything at the mode that maps are laid along."""
+
+    beta: Array
+    weight: Array  # (n,) expected information of each row about its η
+    u: Array  # (Q,) scaled effects
+    factors: list[Evidence]
+
+
+class Search:
+    """The posterior of ψ = [log sd, correlations' z, log dispersion, β] by Laplace's approximation.
+
+    Parameters
+    ----------
+    model : Model
+    approximation : Laplace
+        Of the model.
+    layout : Layout
+        Where parameters stand, and their priors.
+    """
+
+    def __init__(self, model: Model, approximation: Laplace, layout: Layout) -> None:
+        self.model, self.approximation, self.layout = model, approximation, layout
+        self.lam_size = int(approximation.system.lam_at[-1])
+        self.dispersed = approximation.has_dispersion
+
+    def density(self, psi: Array) -> tuple[float, Array]:
+        """Log density of ψ and its gradient; −inf where the effects have no mode."""
+        a, dispersed = self.approximation, self.dispersed
+        p = parameters(self.layout, self.lam_size, dispersed, psi)
+        out = np.zeros(len(psi))
+        for start in (a.b, np.zeros_like(a.b)):
+            found = laplace(a.system, a.rows, a.observed, p.lam, p.beta, p.aux, start, False, False)
+            if found.mode.converged and np.isfinite(found.value):
+                break
+        else:
+            return -np.inf, out
+        a.b = found.mode.b
+        first = len(psi) - len(p.beta)
+        out[first:] = found.beta_bar
+        out[first - 1 : first] += found.aux_bar if dispersed else 0.0
+        prior = add_priors(self.layout, p, dispersed, psi, found.lam_bar, out)
+        return float(found.value + prior), out
+
+    def mode_and_root(self) -> tuple[Array, Array]:
+        """ψ̂ and the lower triangle K with KK' the inverse curvature there."""
+        start, scale = self._start()
+
+        def minus(t: Array) -> tuple[float, Array]:
+            value, gradient = self.density(start + scale @ t)
+            return (-value, -(scale.T @ gradient)) if np.isfinite(value) else (1e20, np.zeros_like(t))
+
+        t = minimize(minus, np.zeros(len(start)), jac=True, method="BFGS", options={"gtol": 1e-3, "maxiter": 200}).x
+        _, there = minus(t)
+        H = np.array([(minus(t + STEP * unit)[1] - there) / STEP for unit in np.eye(len(t))]).reshape(len(t), len(t))
+        values, vectors = np.linalg.eigh(0.5 * (H + H.T))
+        spread = scale @ (vectors / np.sqrt(np.maximum(values, WIDEST**-2)))
+        return start + scale @ t, np.linalg.cholesky(spread @ spread.T)
+
+    def _start(self) -> tuple[Array, Array]:
+        """Where the search begins, and the scale of its coordinates: those of a fit without effects."""
+        glm, p = without_effects(self.model, 3), self.model.X.shape[1]
+        sd = np.log(START_SD / self.layout.sd_scale)
+        psi = np.concatenate([sd, np.zeros(self.layout.z_at[-1]), [glm.aux] * self.dispersed, glm.beta])
+        inverse = solve_triangular(glm.R, np.eye(p)) if p else np.empty((0, 0))
+        return psi, np.asarray(block_diag(0.5 * np.eye(len(psi) - p), inverse))
+
+    def mode(self, psi: Array) -> Mode:
+        """What the rows say of every factor's effects at ψ."""
+        a = Laplace(self.model, "expected", joint=True)
+        p = parameters(self.layout, self.lam_size, self.dispersed, psi)
+        aux = float(p.aux)
+        found = self.approximation.mode(Point(self._theta(p.lam), p.beta, aux))
+        at = curve(a.observed, found.eta, aux, True)
+        u = times_lambda(a.system, p.lam, found.b)[:, 0]
+        factors = []
+        for f in range(len(self.model.structure.factors)):
+            lam = np.where(np.arange(self.lam_size) < a.system.lam_at[f + 1], p.lam, 0.0)
+            blocks = a.conditional_blocks(Point(self._theta(lam), p.beta, aux), found)
+            right_hand_sides(a.system, a.rows, a.observed, at.weight, at.first, True)
+            factor = factorise(a.system, lam)
+            solution = times_lambda(a.system, lam, back_solve(a.system, factor, factor.Y))[:, : len(p.beta)]
+            factors.append(self._evidence(a, f, lam, blocks[f], solution, u))
+        return Mode(p.beta, at.weight, u, factors)
+
+    def _theta(self, lam: Array) -> Array:
+        return np.asarray(lam[self.approximation.place] / self.approximation.scale)
+
+    def _evidence(self, a: Laplace, f: int, lam: Array, covariance: Array, solution: Array, u: Array) -> Evidence:
+        """From the effects' covariances (levels, k, k) given the data and the factors after f, and ΛM⁻¹Λ'Z'WX."""
+        k = covariance.shape[1]
+        own = lam[a.system.lam_at[f] : a.system.lam_at[f + 1]].reshape(k, k)
+        precision = np.linalg.inv(covariance)
+        values, vectors = np.linalg.eigh(precision - np.linalg.inv(own @ own.T))
+        information = np.einsum("lab,lb,lcb->lac", vectors, np.maximum(values, 0.0), vectors)
+        rows = self.model.structure.rows(f)[:, None] + np.arange(k)
+        diagonal = np.einsum("laa->la", information)
+        whole = self._row_information(a, f)
+        share = np.divide(diagonal, whole, out=np.zeros_like(whole), where=whole > 0).mean(axis=1)
+        return Evidence(
+            information, np.einsum("lab,lb->la", precision, u[rows]), precision @ solution[rows], np.minimum(share, 1.0)
+        )
+
+    def _row_information(self, a: Laplace, f: int) -> Array:
+        """Diagonal of Z'WZ (levels, k) for one factor."""
+        if f == 0:
+            return np.asarray(np.einsum("laa->la", a.system.A11))
+        s, blocks = a.system, self.model.structure
+        diagonal = np.flatnonzero((s.rest_row == s.rest_col) & (s.rest_row_factor == f))
+        place = np.argsort(blocks.node_level[blocks.node_factor == f])
+        k = blocks.factors[f].width
+        begin = s.rest_at[diagonal[np.argsort(s.rest_row[diagonal])]][place]
+        return np.asarray(s.A22[begin[:, None] + np.arange(k) * (k + 1)])

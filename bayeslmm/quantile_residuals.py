@@ -1,0 +1,255 @@
+"""Randomised quantile residuals by simulation, and tests of uniformity, dispersion, zeros and outliers with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from scipy.stats import rankdata
+
+from bayeslmm.cumulative import COUNTS, distribution, randomised
+from bayeslmm.errors import MethodError
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.simulate import simulate
+from bayeslmm.table import Page, frame_table
+
+Array = NDArray[np.float64]
+FEWEST = 20
+
+
+class SimulationTest(NamedTuple):
+    """A statistic of the responses, its two-sided or upper p-value among simulations, and what it says."""
+
+    statistic: float
+    p: float
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantileResiduals:
+    """Randomised quantile residuals of a fit: uniform on (0, 1) if the model is true.
+
+    Parameters
+    ----------
+    fit : GeneralizedFit
+    values : Series
+        The residuals, by row.
+    groups : str
+        Whether random effects were drawn anew in each simulation, or are those of the fit.
+    method : str
+        "simulation" or "exact".
+    responses : ndarray (n, nsim + 1)
+        The responses, in the first column, and the simulated ones; nothing for "exact".
+    seed : int
+    """
+
+    fit: GeneralizedFit
+    values: pd.Series
+    groups: str
+    method: str
+    responses: Array
+    seed: int
+
+    @property
+    def normal(self) -> pd.Series:
+        """The residuals as normal quantiles."""
+        return pd.Series(ndtri(self.values.to_numpy()), index=self.values.index, name="normal_quantile_residuals")
+
+    @property
+    def nsim(self) -> int:
+        """Number of simulations."""
+        return self.responses.shape[1] - 1
+
+    @cached_property
+    def _transforms(self) -> Array:
+        """The same residuals of every column of `responses` among all of them."""
+        return _among_all(self.responses, np.random.default_rng([self.seed, 1]), self.values.to_numpy())
+
+    def uniformity(self) -> SimulationTest:
+        """Kolmogorov and Smirnov's distance of the residuals from uniform."""
+        n = len(self.values)
+        steps = np.sort(self._simulated()._transforms, axis=0)
+        grid = np.arange(n)[:, None]
+        distance = np.maximum(((grid + 1) / n - steps).max(axis=0), (steps - grid / n).max(axis=0))
+        return self._judged(
+            distance, "upper", "The largest distance of the residuals' distribution from uniform is {:.3g}"
+        )
+
+    def dispersion(self) -> SimulationTest:
+        """Variance of the responses about their simulated means, over that of simulated responses."""
+        y = self._simulated().responses
+        spread = np.var(y - y.mean(axis=1, keepdims=True), axis=0)
+        ratio = spread / spread[1:].mean()
+        return self._judged(ratio, "two-sided", "The responses vary {:.3g} times as much as simulated ones")
+
+    def zero_inflation(self) -> SimulationTest:
+        """Number of zeros over that in simulated responses."""
+        if self.fit.model.family not in COUNTS:
+            raise MethodError(f"zeros are counted in counts; the family is {self.fit.model.family}")
+        zeros = (self._simulated().responses == 0).sum(axis=0)
+        mean = zeros[1:].mean()
+        ratio = zeros / mean if mean > 0 else zeros.astype(float)
+        return self._judged(ratio, "two-sided", "There are {:.3g} times as many zeros as in simulated responses")
+
+    def outliers(self) -> SimulationTest:
+        """Share of responses below or above all simulated ones."""
+        y = self._simulated().responses
+        least, most = np.sort(y, axis=1)[:, [0, 1]], np.sort(y, axis=1)[:, [-2, -1]]
+        alone = (y == least[:, :1]) & (least[:, :1] < least[:, 1:]) | (y == most[:, 1:]) & (most[:, :1] < most[:, 1:])
+        return self._judged(alone.mean(axis=0), "two-sided", "A share of {:.3g} lies outside all simulated responses")
+
+    @property
+    def tests(self) -> pd.DataFrame:
+        """All tests that the family has: statistic, p."""
+        found: dict[str, Callable[[], SimulationTest]] = {"uniformity": self.uniformity, "dispersion": self.dispersion}
+        if self.fit.model.family in COUNTS:
+            found["zero inflation"] = self.zero_inflation
+        found["outliers"] = self.outliers
+        rows = {name: test()[:2] for name, test in found.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["statistic", "p"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the p-values hold."""
+        drawn = "drawn anew" if self.groups == "new" else "those of the fit"
+        return (
+            f"{self.nsim} simulations of the fit, random effects {drawn}. p-values rank the data among the simulations, so "
+            "they allow for the dependence within groups; they take the estimates for true, which makes them too large "
+            "rather than too small. bl.diagnose refits each simulation.",
+        )
+
+    def _simulated(self) -> QuantileResiduals:
+        if self.method == "exact":
+            raise MethodError('the tests rank the data among simulations; use method="simulation"')
+        return self
+
+    def _judged(self, statistics: Array, tail: str, said: str) -> SimulationTest:
+        above = float(np.mean(statistics >= statistics[0] - 1e-12))
+        below = float(np.mean(statistics <= statistics[0] + 1e-12))
+        p = above if tail == "upper" else min(1.0, 2.0 * min(above, below))
+        return SimulationTest(
+            float(statistics[0]), p, f"{said.format(statistics[0])}; p = {p:.3f} among {self.nsim} simulations."
+        )
+
+    def plot(self) -> Any:
+        """Residuals against uniform quantiles, and against the ranks of the fitted means."""
+        from bayeslmm.plot.generalized import quantile_residuals as draw
+
+        return draw(self)
+
+    def page(self) -> Page:
+        """The tests, to print or to show in a notebook."""
+        name = f"Quantile residuals of {self.fit.model.formula.text}"
+        if self.method == "exact":
+            return Page(
+                name, (f"{len(self.values)} residuals by the distribution function, effects those of the fit",), (), ()
+            )
+        return Page(name, (), ((frame_table("", self.tests), ""),), self.notes)
+
+    def __str__(self) -> str:
+        return self.page().text
+
+    def __repr__(self) -> str:
+        return f"QuantileResiduals({self.fit.model.formula.text!r}, {len(self.values)} rows, {self.method})"
+
+    def _repr_html_(self) -> str:
+        return self.page().html
+
+
+def quantile_residuals(
+    fit: Any,
+    nsim: int = 250,
+    *,
+    seed: int = 0,
+    groups: Literal["new", "conditional"] = "new",
+    method: Literal["simulation", "exact"] = "simulation",
+) -> QuantileResiduals:
+    """Randomised quantile residuals: where each response lies in the distribution that the model gives it.
+
+    By simulation, with l of the `nsim` simulated responses of a row below its own and e equal to it,
+
+        r = (l + u (e + 1)) / (nsim + 1),     u uniform
+
+    which is uniform on (0, 1) if the model is true, for discrete responses too (Dunn & Smyth 1996, J. Comput. Graph.
+    Stat. 5, 236–244). ``method="exact"`` takes F(y⁻) + u (F(y) − F(y⁻)) given the conditional modes instead.
+
+    Parameters
+    ----------
+    fit : GeneralizedFit
+    nsim : int
+        Simulations, at least 20.
+    seed : int
+    groups : {"new", "conditional"}
+        Random effects drawn anew in each simulation, which judges the whole model; or those of the fit, which judges the
+        responses given the effects.
+    method : {"simulation", "exact"}
+
+    Returns
+    -------
+    QuantileResiduals
+        ``.values``, ``.normal``, ``.tests``, ``.plot()``; prints the tests.
+
+    Raises
+    ------
+    MethodError
+        Not a generalized fit, or an option that has no meaning.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> data = {"y": [0, 2, 1, 4, 3, 5, 0, 1], "g": list("aabbccdd")}
+    >>> fit = bl.fit(bl.Model("y ~ 1 + (1 | g)", data, family="poisson"))
+    >>> found = bl.quantile_residuals(fit, 100, seed=1)
+    >>> bool(((found.values > 0) & (found.values < 1)).all())
+    True
+    """
+    _check(fit, nsim, seed, groups, method)
+    model, rng = fit.model, np.random.default_rng([seed, 0])
+    y = model.design.y
+    if method == "exact":
+        given = distribution(model.family, fit.fitted.to_numpy(), fit.dispersion, _trials(fit))
+        values, groups, every = (
+            randomised(model.family, y, given, rng.uniform(size=len(y))),
+            "conditional",
+            np.empty((0, 1)),
+        )
+    else:
+        drawn = simulate(fit, nsim, seed=rng, groups=groups).to_numpy()
+        every = np.column_stack([y, drawn])
+        less, equal = (drawn < y[:, None]).sum(axis=1), (drawn == y[:, None]).sum(axis=1)
+        values = (less + rng.uniform(size=len(y)) * (equal + 1.0)) / (nsim + 1.0)
+    named = pd.Series(values, index=model.design.rows, name="quantile_residuals")
+    return QuantileResiduals(fit, named, groups, method, every, seed)
+
+
+def _trials(fit: GeneralizedFit) -> Array | float:
+    return 1.0 if fit.model.design.trials is None else fit.model.design.trials
+
+
+def _check(fit: Any, nsim: Any, seed: Any, groups: str, method: str) -> None:
+    if not isinstance(fit, GeneralizedFit):
+        raise MethodError(
+            f"quantile residuals are of generalized fits; got {type(fit).__name__}. Of a Gaussian fit bl.diagnose has the "
+            "standardised residuals"
+        )
+    if groups not in ("new", "conditional") or method not in ("simulation", "exact"):
+        raise MethodError(
+            f'groups={groups!r}, method={method!r}: groups is "new" or "conditional", method "simulation" or "exact"'
+        )
+    for name, value, least in (("nsim", nsim, FEWEST), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise MethodError(f"{name}={value!r} must be a whole number, at least {least}")
+
+
+def _among_all(responses: Array, rng: np.random.Generator, own: Array) -> Array:
+    """Randomised ranks, over their number, of each row's responses among themselves; the first column as given."""
+    least, most = rankdata(responses, "min", axis=1), rankdata(responses, "max", axis=1)
+    found = (least - 1.0 + rng.uniform(size=responses.shape) * (most - least + 1.0)) / responses.shape[1]
+    found[:, 0] = own
+    return np.asarray(found)

@@ -1,0 +1,79 @@
+"""Design + family → priors: the scales of the data that default priors are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.design import Design
+from bayeslmm.encoding import factors_of_columns
+from bayeslmm.exact.products import power_of_two
+from bayeslmm.family import Family
+from bayeslmm.priors import Priors, resolve
+
+Array = NDArray[np.float64]
+
+
+def design_priors(given: Any, design: Design, family: Family, link: str) -> Priors:
+    """The priors of a model: as given, and at Bambi's scales where they are not.
+
+    Parameters
+    ----------
+    given : mapping, "flat" or None
+        As given to `Model`.
+    design : Design
+    family : Family
+    link : str
+
+    Returns
+    -------
+    Priors
+    """
+    groups: dict[str, tuple[list[str], list[float], bool]] = {}
+    for term in design.random:
+        effects, sds, correlated = groups.get(term.group, ([], [], False))
+        effects += term.effects
+        sds += _deviations(term.columns)
+        groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
+    X = design.fixed.X
+    size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
+    gaussian = family.name == "gaussian"  # of other families the response sets no scale: that of the link does
+    share = family.name in ("bernoulli", "binomial") and link in ("logit", "probit")
+    return resolve(
+        given,
+        coefficient_names=design.fixed.names,
+        column_means=X.mean(axis=0).tolist(),
+        column_sds=_deviations(X),
+        has_intercept="Intercept" in design.fixed.names,
+        response_mean=float((design.y / size).mean()) * size if gaussian else 0.0,
+        response_sd=_deviations(design.y[:, None])[0] if gaussian else 1.0,
+        groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
+        slopes=_unit_slopes(design) if share else None,
+        dispersion=family.dispersion,
+    )
+
+
+def _unit_slopes(design: Design) -> list[float]:
+    """Bambi's prior scales of slopes on the logit and probit scale: 1 for categories, else 1 / sd of the column.
+
+    An interaction of a number with categories that has several columns has the sd of their sum.
+    """
+    X, scales = design.fixed.X, []
+    where = {int(column): j for j, column in enumerate(design.fixed.kept)}
+    terms = factors_of_columns(design.specs["fixed"])
+    for column in design.fixed.kept:
+        categorical, members = terms[column]
+        own = [where[member] for member in members if member in where]
+        joint = len(categorical) > 1 and len(members) > 1
+        values = X[:, own].sum(axis=1, keepdims=True) if joint else X[:, [where[int(column)]]]
+        sd = _deviations(values)[0]
+        scales.append(1.0 if all(categorical) or sd == 0 else 1.0 / sd)
+    return scales
+
+
+def _deviations(columns: Array) -> list[float]:
+    """Standard deviations of columns, none of whose squares overflow or vanish."""
+    size = power_of_two(columns)
+    return [float(sd) for sd in (columns / size).std(axis=0) * size]
