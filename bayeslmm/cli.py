@@ -181,13 +181,9 @@ def sample(
 @app.command(name="compile")
 def compile_kernels() -> None:
     """Compile the numerical kernels now, once for an installation, so that the first fit is as quick as any other."""
-    import bayeslmm as bl
+    from bayeslmm.warm import compile_kernels as compile_now
 
-    levels = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    table = {"y": [1, 3, 2, 5, 6, 8, 4, 6, 5, 9, 9, 12], "x": [0, 1, 2] * 4, "g": levels, "h": [0, 1, 1, 0] * 3}
-    model = bl.Model("y ~ x + (1 | g) + (1 | h)", table)
-    bl.predict(bl.fit(model), interval=None)
-    bl.sample(model, draws=10, tune=10, chains=1, seed=1, progress=False)
+    compile_now()
 
 
 @app.command(epilog=EXIT_CODES)

@@ -110,7 +110,7 @@ def equations(model: Model) -> list[tuple[str, Expression]]:
     >>> import bayeslmm as bl
     >>> for label, expression in equations(bl.load("models/wool")):
     ...     print(label or "       ", expression.text)
-    stage 1 percentage[i] = β[Intercept] + u[bale(i)] + ε[i]
+    stage 1 y[i] = β[Intercept] + u[bale(i)] + ε[i]
             ε[i] ~ Normal(0, σ²)
     stage 2 u[bale j] ~ Normal(0, σ[bale]²)
     """

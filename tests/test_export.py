@@ -1,6 +1,5 @@
 """Tables for other programs: escaped, aligned, with every number of the table they are made from."""
 
-import importlib.util
 import re
 import sys
 
@@ -70,8 +69,7 @@ def test_markdown_of_a_whole_summary_has_its_tables(fits):
 
 
 def test_great_tables_is_asked_for_by_name(fits, monkeypatch):
-    if importlib.util.find_spec("great_tables") is not None:
-        assert "Days" in bl.export(bl.side_by_side(*fits), "great_tables").as_raw_html()
+    assert "Days" in bl.export(bl.side_by_side(*fits), "great_tables").as_raw_html()
     monkeypatch.setitem(sys.modules, "great_tables", None)
     with pytest.raises(MissingPackageError, match="pip install great-tables"):
         bl.export(bl.side_by_side(*fits), "great_tables")
