@@ -60,6 +60,8 @@ class GeneralizedFit(PointFit):
         "observed" or "expected" curvature in the approximation.
     nodes : int
         Quadrature nodes per dimension; 1 is Laplace's approximation.
+    further : ndarray
+        Coefficients of the formulas for dispersion and zeros, one after the other.
     """
 
     dispersion: float = float("nan")
@@ -104,16 +106,20 @@ class GeneralizedFit(PointFit):
         """Number of estimated parameters: coefficients, theta and dispersion."""
         return len(self.beta) + self.model.n_theta + int(np.isfinite(self.dispersion)) + len(self.further)
 
+    @property
+    def point(self) -> Point:
+        """The estimates in the parameters of Laplace's approximation."""
+        aux = float(np.log(self.dispersion)) if np.isfinite(self.dispersion) else 0.0
+        return Point(self.theta, self.beta, aux, self.further)
+
     @cached_property
     def _at_mode(self) -> tuple[Array, Mapping[str, Array], Mapping[str, Array]]:
         """The linear predictor, and the effects' modes and conditional covariances by group."""
         approximation = Laplace(self.model, self.information)
-        aux = float(np.log(self.dispersion)) if np.isfinite(self.dispersion) else 0.0
-        point = Point(self.theta, self.beta, aux, self.further)
-        mode = approximation.mode(point)
+        mode = approximation.mode(self.point)
         scaled = times_lambda(approximation.system, approximation.lam(self.theta), mode.b)[:, 0]
         modes, spread = {}, {}
-        blocks = approximation.conditional_blocks(point, mode)
+        blocks = approximation.conditional_blocks(self.point, mode)
         for f, factor in enumerate(self.model.structure.factors):
             rows = self.model.structure.rows(f)[:, None] + np.arange(factor.width)
             size = approximation.effect_scale[f]
@@ -184,7 +190,8 @@ class GeneralizedFit(PointFit):
         tables += (
             [(random_effects(self, residual=self.method == "PQL"), sizes(self.model))] if self.model.groups else []
         )
-        tables += [(frame_table("Fixed effects", self._tests()), "")] if len(self.beta) else []
+        fixed = pd.DataFrame({"estimate": self.fixef, "se": self.se})
+        tables += [(frame_table("Fixed effects", _with_z(fixed)), "")] if len(fixed) else []
         tables += [(frame_table(FURTHER[name], _with_z(frame)), "") for name, frame in self.further_fixef.items()]
         tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
         remarks = left_out(self.model)
@@ -205,12 +212,6 @@ class GeneralizedFit(PointFit):
             if effect == "Intercept" and size > DETERMINED
         ]
 
-    def _tests(self) -> pd.DataFrame:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = self.beta / self.beta_sd
-        columns = {"Estimate": self.beta, "Std. Error": self.beta_sd, "z value": z, "Pr(>|z|)": 2.0 * ndtr(-np.abs(z))}
-        return pd.DataFrame(columns, index=self.fixef.index)
-
     def summary(self, df: str | None = "default") -> str:
         """A summary in the layout of lme4's; the coefficients have z tests, so that `df` has no other choice."""
         if df not in ("default", "asymptotic"):
@@ -223,7 +224,8 @@ class GeneralizedFit(PointFit):
 
 def _with_z(frame: pd.DataFrame) -> pd.DataFrame:
     """Estimates and standard errors with their tests."""
-    z = frame["estimate"] / frame["se"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = frame["estimate"] / frame["se"]
     columns = {
         "Estimate": frame["estimate"],
         "Std. Error": frame["se"],

