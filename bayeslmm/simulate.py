@@ -16,6 +16,7 @@ from bayeslmm.family import LINKS, family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.predict import Rows, covariance_factors, generator, rows_of
+from bayeslmm.replicates import spaced_draws, store_responses
 from bayeslmm.response import trials_of
 from bayeslmm.result import PointFit, Result
 
@@ -29,14 +30,15 @@ ROUNDING = 1e-10
 
 def simulate(
     source: Result | Model,
-    nsim: int = 1,
+    nsim: int | None = None,
     *,
     seed: Any = None,
-    groups: Literal["new", "conditional"] = "new",
+    groups: Literal["new", "conditional"] | Sequence[str] = "new",
     parameters: Mapping[str, Any] | None = None,
     data: Any = None,
     weights: str | float | Sequence[float] | None = None,
     offset: str | float | Sequence[float] | None = None,
+    store: bool = False,
 ) -> pd.DataFrame:
     """Draw responses ``y = offset + Xβ + Zu + e``, ``u ~ N(0, Σ)`` for each level, ``e ~ N(0, σ²/w)``.
 
@@ -46,13 +48,14 @@ def simulate(
     ----------
     source : PointFit, Posterior or Model
         A point fit lends its estimates; a posterior one of its draws to each simulation; a model needs `parameters`.
-    nsim : int
-        Number of simulations.
+    nsim : int, optional
+        Number of simulations, 1 if not given.
     seed : int or Generator, optional
         The same seed gives the same responses.
-    groups : {"new", "conditional"}
-        Effects drawn anew in each simulation, or those of the fit (conditional modes; a posterior's own draw). Levels
-        that were not fitted are drawn in either case.
+    groups : {"new", "conditional"} or sequence of str
+        Effects drawn anew in each simulation, or those of the fit (conditional modes; a posterior's own draw); or the
+        grouping factors whose effects are drawn anew, the others' being kept. Levels that were not fitted are drawn in
+        any case.
     parameters : mapping, optional
         For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``
         (of another family its dispersion: ``"alpha"``, ``"kappa"``, ``"lam"``, or nothing), in the order of the model
@@ -61,11 +64,15 @@ def simulate(
         New rows with the predictors; without it the rows of the model.
     weights, offset : str, float or array, optional
         For new rows; by default the columns that were given to the model.
+    store : bool
+        Of a posterior: simulate once from every draw, or from `nsim` evenly spaced draws of each chain, and put the
+        responses into ``source.data`` under the same chains and draws, as the group ``posterior_predictive`` (of new
+        rows ``predictions``) that ArviZ's predictive checks read.
 
     Returns
     -------
     DataFrame
-        Rows by columns ``sim_1``, ``sim_2``, …
+        Rows by columns ``sim_1``, ``sim_2``, …; with `store` chain by chain.
 
     Raises
     ------
@@ -82,30 +89,49 @@ def simulate(
     >>> bl.simulate(model, 3, seed=1, parameters={"fixef": [4.0], "sd_g": 2.0, "sigma": 0.5}).shape
     (6, 3)
     """
-    _check(source, nsim, groups, parameters)
+    _check(source, nsim, parameters)
     rng = generator(seed)
     model = source if isinstance(source, Model) else source.model
+    kept = _kept(source, model, groups)
     rows = rows_of(model, data, weights=weights, offset=offset)
-    levels = {name: _levels(rows, name, groups == "conditional") for name in rows.groups}
-    truths = _truths(source, nsim, parameters, groups == "conditional", rng)
+    levels = {name: _levels(rows, name, name in kept) for name in rows.groups}
+    chosen = spaced_draws(source, nsim, len(rows.X)) if store else None
+    truths = _truths(source, nsim or 1, parameters, kept, rng, chosen)
     respond = _responder(source, model, rows, data)
-    values = np.empty((len(rows.X), nsim), order="F")
+    values = np.empty((len(rows.X), len(truths)), order="F")
     for column, truth in enumerate(truths):
         values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth.sigma, rng)
-    return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+    if chosen is not None:
+        store_responses(cast("Posterior", source), chosen, values, None if data is None else rows.index)
+    return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(len(truths))])
 
 
-def _check(source: Any, nsim: Any, groups: Any, parameters: Any) -> None:
+def _check(source: Any, nsim: Any, parameters: Any) -> None:
     if not isinstance(source, Result | Model):
         raise MethodError(f"simulate takes a PointFit, a Posterior or a Model, not {type(source).__name__}")
-    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
+    if nsim is not None and (isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1):
         raise MethodError(f"nsim={nsim!r} must be a whole number of simulations, at least 1")
-    if groups not in ("new", "conditional"):
-        raise MethodError(f'groups={groups!r} is not known; use "new" or "conditional"')
     if isinstance(source, Result) and parameters is not None:
         raise MethodError(f"a {type(source).__name__} has its own parameters; give its model with parameters= instead")
-    if isinstance(source, Model) and groups == "conditional":
+
+
+def _kept(source: Any, model: Model, groups: Any) -> tuple[str, ...]:
+    """The groups whose effects are those of the fit."""
+    if isinstance(groups, str) or not isinstance(groups, Sequence):
+        if groups not in ("new", "conditional"):
+            raise MethodError(
+                f'groups={groups!r} is not known; use "new", "conditional", or a list of groups drawn anew'
+            )
+        anew = model.groups if groups == "new" else ()
+    else:
+        unknown = [str(name) for name in groups if name not in model.groups]
+        if unknown:
+            raise MethodError(f"groups= names {unknown[0]!r}; the model has {', '.join(model.groups) or 'no groups'}")
+        anew = tuple(groups)
+    kept = tuple(name for name in model.groups if name not in anew)
+    if isinstance(source, Model) and (kept or groups == "conditional"):
         raise MethodError('a model has no effects to condition on; use groups="new", or give a fit or a posterior')
+    return kept
 
 
 class Truth(NamedTuple):
@@ -168,27 +194,30 @@ def _linear_predictor(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rn
     return np.asarray(mean)
 
 
-def _truths(source: Any, nsim: int, parameters: Any, conditional: bool, rng: np.random.Generator) -> list[Truth]:
+def _truths(
+    source: Any, nsim: int, parameters: Any, kept: tuple[str, ...], rng: np.random.Generator, chosen: Any
+) -> list[Truth]:
     """One truth for each simulation."""
     if isinstance(source, Model):
         return [_given_truth(source, parameters)] * nsim
     if isinstance(source, PointFit):
         factors = {g: sd[:, None] * psd_factor(source.group_corr[g]) for g, sd in source.group_sd.items()}
-        ranef = source.group_ranef if conditional else {}
+        ranef = {group: source.group_ranef[group] for group in kept}
         noise = source.dispersion if isinstance(source, GeneralizedFit) else source.sigma
         return [Truth(source.beta, factors, ranef, noise)] * nsim
-    return _drawn_truths(cast("Posterior", source), nsim, conditional, rng)
+    posterior = cast("Posterior", source)
+    total = posterior.n_draws
+    which = rng.choice(total, nsim, replace=nsim > total) if chosen is None else np.ravel(chosen)
+    return _drawn_truths(posterior, which, kept)
 
 
-def _drawn_truths(posterior: Posterior, nsim: int, conditional: bool, rng: np.random.Generator) -> list[Truth]:
-    """One posterior draw for each simulation, none twice while they last."""
+def _drawn_truths(posterior: Posterior, which: NDArray[np.intp], kept: tuple[str, ...]) -> list[Truth]:
+    """Some draws of the posterior, each for a simulation."""
     dispersion, total = posterior.model.dispersion, posterior.n_draws
     noise = np.ones(total) if dispersion is None else posterior.draws(dispersion)
-    which = rng.choice(total, nsim, replace=nsim > total)
-    groups = posterior.model.groups
-    beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((nsim, 0))
-    factors = {group: covariance_factors(posterior, group, which) for group in groups}
-    ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in groups if conditional}
+    beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((len(which), 0))
+    factors = {group: covariance_factors(posterior, group, which) for group in posterior.model.groups}
+    ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in kept}
     return [
         Truth(beta[i], {g: f[i] for g, f in factors.items()}, {g: u[i] for g, u in ranef.items()}, float(noise[d]))
         for i, d in enumerate(which)
