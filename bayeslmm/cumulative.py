@@ -17,7 +17,7 @@ DISCRETE = frozenset({"bernoulli", "binomial", "poisson", "negativebinomial", "n
 COUNTS = frozenset({"poisson", "negativebinomial", "negativebinomial1"})
 
 
-def distribution(family: str, mu: Array, phi: float, trials: Array | float = 1.0) -> Any:
+def distribution(family: str, mu: Array, phi: Array | float, trials: Array | float = 1.0) -> Any:
     """SciPy's distribution of responses of mean `mu` (of the binomials: successes, `mu` their share).
 
     Parameters
@@ -25,7 +25,7 @@ def distribution(family: str, mu: Array, phi: float, trials: Array | float = 1.0
     family : str
         Bambi's name.
     mu : ndarray
-    phi : float
+    phi : ndarray or float
         Dispersion; not looked at where the family has none.
     trials : ndarray or float
 

@@ -22,7 +22,7 @@ from bayeslmm.generalized_checks import generalized_checks
 from bayeslmm.goodness import Calibration, Rootogram, calibration_curve, rootogram
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
-from bayeslmm.predictive import of_predictions, of_priors, of_sampler, replicated
+from bayeslmm.predictive import of_predictions, of_priors, of_residuals, of_sampler, replicated
 from bayeslmm.refits import entropy_of
 from bayeslmm.repca import repca
 from bayeslmm.result import PointFit, Result
@@ -82,14 +82,13 @@ class Diagnosis:
 
     @property
     def rootogram(self) -> Rootogram | None:
-        """Observed and expected frequencies, of a generalized fit of counts (`bl.rootogram`)."""
-        counts = isinstance(self.result, GeneralizedFit) and self.result.model.family in COUNTS
-        return rootogram(self.result) if counts else None
+        """Observed and expected frequencies, of a fit or posterior of counts (`bl.rootogram`)."""
+        return rootogram(self.result) if self.result.model.family in COUNTS else None
 
     @property
     def calibration(self) -> Calibration | None:
-        """Observed and fitted shares, of a generalized fit of a binary response (`bl.calibration_curve`)."""
-        if not isinstance(self.result, GeneralizedFit) or self.result.model.family != "bernoulli":
+        """Observed and fitted shares, of a fit or posterior of a binary response (`bl.calibration_curve`)."""
+        if self.result.model.family != "bernoulli":
             return None
         return calibration_curve(self.result, min(10, self.result.nobs))
 
@@ -166,8 +165,8 @@ def diagnose(result: Result, *, nsim: int | None = None, seed: Any = 0, progress
     Of another family are checked, in the same way: quantile residuals (rows that stand out, their distribution), dispersion,
     zeros, link and variance function, the effects' normality; responses and refits are those of the fit's own method.
 
-    Of a posterior are checked the sampler, the pull of the priors (power-scaling), and replicated data. Its residuals are
-    best looked at in the REML fit of the same model.
+    Of a posterior are checked the sampler, the pull of the priors (power-scaling), the quantile residuals given the effects
+    (their distribution, dispersion, zeros of counts), and replicated data. Its effects are best looked at in a point fit.
 
     Parameters
     ----------
@@ -311,13 +310,18 @@ def _unjudged(check: Check, own: Standardised) -> Finding:
 
 def _of_posterior(post: Posterior, nsim: int, entropy: int) -> Diagnosis:
     findings = [*of_sampler(post), *of_priors(post), *of_design(post.model)]
-    notes = ["Residuals and effects: see the diagnosis of the REML fit of the same model, bl.diagnose(bl.fit(model))."]
+    notes = [
+        "Effects, curves and influence: see the diagnosis of a point fit of the same model, bl.diagnose(bl.fit(model))."
+    ]
     drawn = None
     if nsim:
         drawn = replicated(post, nsim, entropy)
-        findings += of_predictions(drawn)
+        findings += [*of_residuals(post, entropy), *of_predictions(drawn)]
         notes.insert(
             0, f"{nsim} responses are replicated from the posterior, groups anew; p_adjusted is among all statistics."
+        )
+        notes.insert(
+            1, "Residuals are judged at single draws, given the effects; p_adjusted is Bonferroni's among them."
         )
     return Diagnosis(post, _table(findings), tuple(notes), entropy, replicated=drawn)
 

@@ -14,6 +14,8 @@ from scipy.stats import rankdata
 from bayeslmm.cumulative import COUNTS, distribution
 from bayeslmm.errors import MethodError
 from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.pivotal import response_distribution
+from bayeslmm.posterior import Posterior
 from bayeslmm.predict import predict
 
 Array = NDArray[np.float64]
@@ -87,12 +89,12 @@ class Roc:
 
 
 def rootogram(fit: Any) -> Rootogram:
-    """Compare the numbers of 0, 1, 2, … with those that the fit expects, given the effects' modes.
+    """Compare the numbers of 0, 1, 2, … with those that the fit expects, given the effects.
 
     Parameters
     ----------
-    fit : GeneralizedFit
-        Of counts.
+    fit : GeneralizedFit or Posterior
+        Of counts. A posterior's expectations are means over its draws.
 
     Returns
     -------
@@ -101,7 +103,7 @@ def rootogram(fit: Any) -> Rootogram:
     Raises
     ------
     MethodError
-        Not a fit of counts.
+        Neither a fit nor a posterior of counts.
 
     References
     ----------
@@ -115,14 +117,28 @@ def rootogram(fit: Any) -> Rootogram:
     >>> bl.rootogram(fit).table["observed"].tolist()[:3]
     [2.0, 2.0, 1.0]
     """
-    if not isinstance(fit, GeneralizedFit) or fit.model.family not in COUNTS:
-        raise MethodError(f"a rootogram is of a generalized fit of counts ({', '.join(sorted(COUNTS))})")
+    if not isinstance(fit, GeneralizedFit | Posterior) or fit.model.family not in COUNTS:
+        raise MethodError(f"a rootogram is of a generalized fit or a posterior of counts ({', '.join(sorted(COUNTS))})")
     y = fit.model.design.y
     counts = np.arange(int(y.max()) + 1)
-    given = distribution(fit.model.family, fit.fitted.to_numpy()[:, None], fit.dispersion)
-    observed, expected = np.bincount(y.astype(int)).astype(float), given.pmf(counts).sum(axis=0)
+    if isinstance(fit, Posterior):
+        expected = _expected(fit, counts)
+    else:
+        expected = (
+            distribution(fit.model.family, fit.fitted.to_numpy()[:, None], fit.dispersion).pmf(counts).sum(axis=0)
+        )
+    observed = np.bincount(y.astype(int)).astype(float)
     columns = {"observed": observed, "expected": expected, "hanging": np.sqrt(expected) - np.sqrt(observed)}
     return Rootogram(pd.DataFrame(columns, index=pd.Index(counts, name="count")), fit.model.design.response)
+
+
+def _expected(post: Posterior, counts: NDArray[np.intp]) -> Array:
+    """Expected numbers of each count given the effects, averaged over the draws."""
+    total = np.zeros(len(counts))
+    for draws, eta in post.predictor_draws():
+        given = response_distribution(post, draws, eta)
+        total += [given.pmf(float(count)).sum() for count in counts]
+    return total / post.n_draws
 
 
 def calibration_curve(fit: Any, bins: int = 10, groups: Groups = "conditional") -> Calibration:
@@ -130,7 +146,7 @@ def calibration_curve(fit: Any, bins: int = 10, groups: Groups = "conditional") 
 
     Parameters
     ----------
-    fit : GeneralizedFit
+    fit : GeneralizedFit or Posterior
         Of a binary response.
     bins : int
     groups : {"conditional", "population", "new"}
@@ -144,7 +160,7 @@ def calibration_curve(fit: Any, bins: int = 10, groups: Groups = "conditional") 
     Raises
     ------
     MethodError
-        Not a fit of a binary response, or fewer rows than bins.
+        Neither a fit nor a posterior of a binary response, or fewer rows than bins.
 
     Examples
     --------
@@ -177,7 +193,7 @@ def roc(fit: Any, groups: Groups = "conditional") -> Roc:
 
     Parameters
     ----------
-    fit : GeneralizedFit
+    fit : GeneralizedFit or Posterior
         Of a binary response.
     groups : {"conditional", "population", "new"}
         Which probabilities, as for `bl.predict`. Given their own effects the groups have been seen: for new groups take
@@ -190,7 +206,7 @@ def roc(fit: Any, groups: Groups = "conditional") -> Roc:
     Raises
     ------
     MethodError
-        Not a fit of a binary response.
+        Neither a fit nor a posterior of a binary response.
 
     Examples
     --------
@@ -212,7 +228,7 @@ def roc(fit: Any, groups: Groups = "conditional") -> Roc:
 
 def _binary(fit: Any, groups: Groups) -> tuple[Array, Array]:
     """Response and fitted probabilities."""
-    if not isinstance(fit, GeneralizedFit) or fit.model.family != "bernoulli":
-        raise MethodError("calibration and ROC curves are of a generalized fit of a binary response (bernoulli)")
+    if not isinstance(fit, GeneralizedFit | Posterior) or fit.model.family != "bernoulli":
+        raise MethodError("calibration and ROC curves are of a fit or a posterior of a binary response (bernoulli)")
     p = fit.fitted if groups == "conditional" else predict(fit, groups=groups, interval=None)["mean"]
     return fit.model.design.y, p.to_numpy()

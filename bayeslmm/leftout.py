@@ -139,8 +139,27 @@ def log_mean(values: Array) -> Array:
     return np.asarray(logsumexp(values, axis=(0, 1)) - np.log(values.shape[0] * values.shape[1]))
 
 
-def smoothed(posterior: Posterior, found: Densities) -> tuple[Array, Array, float]:
-    """Log predictive densities, Pareto shapes and their limit, by ArviZ."""
+class Smoothed(NamedTuple):
+    """Log predictive densities and Pareto shapes (N,), the limit of the latter, and the log weights (chains, draws, N)."""
+
+    elpd: Array
+    k: Array
+    limit: float
+    log_weights: Array
+
+
+def smoothed(posterior: Posterior, found: Densities) -> Smoothed:
+    """Pareto-smoothed importance sampling of what is left out, by ArviZ.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    found : Densities
+
+    Returns
+    -------
+    Smoothed
+    """
     import arviz_stats
 
     draws, node = found.values.shape[1], posterior.data["posterior"].to_dataset()
@@ -152,7 +171,8 @@ def smoothed(posterior: Posterior, found: Densities) -> tuple[Array, Array, floa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about Pareto shapes, which the result itself speaks of
         result = arviz_stats.loo(tree, pointwise=True)
-    return np.asarray(result.elpd_i.values), np.asarray(result.pareto_k.values), float(result.good_k)
+    weights = result.log_weights.transpose("chain", "draw", "unit")
+    return Smoothed(result.elpd_i.values, result.pareto_k.values, float(result.good_k), weights.values)
 
 
 def without_rows(model: Model, gone: NDArray[np.bool_]) -> Model:

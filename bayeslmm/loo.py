@@ -196,7 +196,7 @@ def loo(
     """
     _check(posterior, by, effects)
     found = densities(posterior, by, effects)
-    elpd, k, limit = smoothed(posterior, found)
+    elpd, k, limit, _ = smoothed(posterior, found)
     labels = posterior.model.design.rows if by is None else posterior.model.levels(by)
     index = pd.Index(labels, name="row" if by is None else by)
     pointwise = pd.DataFrame({"elpd": elpd, "k": k, "p": found.full - elpd}, index=index)

@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 from bayeslmm.assumptions import level_codes
 from bayeslmm.convergence import LARGEST_R_HAT, SMALLEST_BFMI, SMALLEST_ESS
+from bayeslmm.cumulative import COUNTS
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
 from bayeslmm.powerscale import likelihood_sensitivity, posterior_pull
+from bayeslmm.quantile_residuals import quantile_residuals
 from bayeslmm.simulate import simulate
 from bayeslmm.verdict import Finding, judge, verdict
 
 Array = NDArray[np.float64]
 # Kallioinen, Paananen, Bürkner & Vehtari (2024): a sensitivity of 0.05 or more is notable.
 SENSITIVE = 0.05
+# Draws at which the residuals are looked at.
+RESIDUAL_DRAWS = 500
 # Share of the draws that may end at the deepest tree before the sampler is slowed down by it.
 SATURATED = 0.05
 
@@ -146,3 +150,33 @@ def of_predictions(statistics: pd.DataFrame) -> list[Finding]:
             )
         )
     return found
+
+
+def of_residuals(post: Posterior, seed: int) -> list[Finding]:
+    """Quantile residuals given the effects: uniform, as dispersed as the family has it, as many zeros (`pivotal`)."""
+    try:
+        found = quantile_residuals(post, RESIDUAL_DRAWS, seed=seed, method="exact")
+        tests = {"uniform": found.uniformity(), "dispersion": found.dispersion()}
+        if post.model.family in COUNTS:
+            tests["zeros"] = found.zero_inflation()
+    except MethodError as error:
+        return [Finding("residuals", float("nan"), float("nan"), "not judged", f"{error}.", "")]
+    findings = []
+    for name, test in tests.items():
+        adjusted = min(1.0, len(tests) * test.p)
+        word = verdict(adjusted)
+        advice = _RESIDUAL_ADVICE[name] if word != "ok" else ""
+        said = test.sentence
+        findings.append(
+            Finding(f"residuals: {name}", test.statistic, float("nan"), word, said, advice, test.p, adjusted)
+        )
+    return findings
+
+
+_RESIDUAL_ADVICE = {
+    "uniform": "The responses given the effects do not have the family's distribution: see bl.quantile_residuals(post).plot().",
+    "dispersion": "Above 1: another family with more dispersion, or an effect for every row, (1 | row). Below 1: the rows of "
+    "a group are more alike than independent ones.",
+    "zeros": 'More zeros than expected: family="negativebinomial" or "zero_inflated_poisson". Fewer: zeros may not have '
+    "been recorded.",
+}

@@ -33,9 +33,7 @@ def quantile_residuals(found: QuantileResiduals) -> Figure:
     -------
     Figure
     """
-    r, design = found.values.to_numpy(), found.fit.model.design
-    fixed = design.fixed.X @ found.fit.beta + (0.0 if design.offset is None else design.offset)
-    mu = fixed if found.groups == "new" else found.fit.linear_predictor.to_numpy()
+    r, mu = found.values.to_numpy(), found.along
     rank = (np.argsort(np.argsort(mu, kind="stable"), kind="stable") + 0.5) / len(mu)
     with style():
         figure = blank(7.4, 3.4)
