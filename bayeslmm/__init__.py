@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayeslmm.archive import load_fit, save_fit
     from bayeslmm.assurance import assurance
     from bayeslmm.attenuation import attenuation
+    from bayeslmm.augment import augment
     from bayeslmm.bootstrap import bootstrap
     from bayeslmm.calibrate import calibrate
     from bayeslmm.coefficients import coefficients
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from bayeslmm.simulate import simulate
     from bayeslmm.slopes import slopes
     from bayeslmm.spec import load
-    from bayeslmm.tidy import augment, glance, tidy
+    from bayeslmm.tidy import glance, tidy
     from bayeslmm.variance_ratio import variance_ratio
     from bayeslmm.variation import icc, r2, variance_partition
 
@@ -140,7 +141,7 @@ _HOME = {
     "anova": "anova",
     "assurance": "assurance",
     "attenuation": "attenuation",
-    "augment": "tidy",
+    "augment": "augment",
     "bayes_factor": "evidence",
     "bootstrap": "bootstrap",
     "bootstrap_test": "lrtest",

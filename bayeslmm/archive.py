@@ -14,16 +14,19 @@ import pandas as pd
 
 import bayeslmm
 from bayeslmm.columns import frame_of, names_of
-from bayeslmm.errors import DataError, MethodError, NotSupportedError, SpecificationError
+from bayeslmm.errors import DataError, MethodError, SpecificationError
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.optimise import Optimum
 from bayeslmm.priors import Prior
+from bayeslmm.quasi import QuasiFit, working_model
 from bayeslmm.result import PointFit
 
 FORMAT = 1
 ARRAYS = ("theta", "beta", "beta_root")
+GENERALIZED = ("information", "nodes")
 OPTIMUM = ("theta", "gradient", "hessian", "free")
-OPTIONS = ("family", "link", "weights", "offset", "contrasts", "missing")
+OPTIONS = ("family", "link", "weights", "offset", "contrasts", "missing", "dispersion", "zero")
 
 
 def save_fit(fit: PointFit, path: str | os.PathLike[str], *, data: bool = True) -> Path:
@@ -35,7 +38,7 @@ def save_fit(fit: PointFit, path: str | os.PathLike[str], *, data: bool = True) 
     Parameters
     ----------
     fit : PointFit
-        A fit of a Gaussian model.
+        A fit of any family.
     path : path
         The file; one that is there is replaced.
     data : bool
@@ -46,11 +49,6 @@ def save_fit(fit: PointFit, path: str | os.PathLike[str], *, data: bool = True) 
     -------
     Path
 
-    Raises
-    ------
-    NotSupportedError
-        A fit of another family than the Gaussian.
-
     Examples
     --------
     >>> import tempfile, bayeslmm as bl
@@ -60,8 +58,6 @@ def save_fit(fit: PointFit, path: str | os.PathLike[str], *, data: bool = True) 
     True
     """
     model = fit.model
-    if model.family != "gaussian":
-        raise NotSupportedError(f"fits of family={model.family!r} cannot be saved yet; save the model by spec.save")
     frame = _columns(model, model.arguments["data"])
     record: dict[str, Any] = {
         "format": FORMAT,
@@ -113,7 +109,7 @@ def load_fit(path: str | os.PathLike[str], data: Any = None) -> PointFit:
         raise MethodError(f"{path} holds no data; give them: bl.load_fit({os.fspath(path)!r}, data)")
     table = pd.DataFrame({name: _restored(c) for name, c in record["data"].items()}) if data is None else data
     _check_digest(record["digest"], table, path)
-    options = {key: given[key] for key in OPTIONS} | {"priors": _priors(given["priors"])}
+    options = {key: given.get(key) for key in OPTIONS} | {"priors": _priors(given["priors"])}
     if given["stages"] is None:
         model = Model(given["formula"], table, **options)
     else:
@@ -169,11 +165,23 @@ def _fit(fit: PointFit) -> dict[str, Any]:
         "method": fit.method,
         **{name: getattr(fit, name).tolist() for name in ARRAYS},
         "sigma": fit.sigma,
-        "loglik": fit.loglik,
+        "loglik": _known(fit.loglik),
         "logposterior": fit.logposterior,
         "fixed": dict(fit.fixed),
         "optimum": said | {name: getattr(optimum, name).tolist() for name in OPTIMUM},
-    }
+    } | _own(fit)
+
+
+def _own(fit: PointFit) -> dict[str, Any]:
+    """What only a generalized fit has; of one by quasi-likelihood also its working model's response, weights and fit."""
+    if not isinstance(fit, GeneralizedFit):
+        return {}
+    own = {name: getattr(fit, name) for name in GENERALIZED}
+    own |= {"dispersion": _known(fit.dispersion), "further": fit.further.tolist()}
+    if not isinstance(fit, QuasiFit):
+        return own
+    design = fit.last.model.design
+    return own | {"z": design.y.tolist(), "w": np.asarray(design.weights).tolist(), "working": _fit(fit.last)}
 
 
 def _fit_of(model: Model, record: Mapping[str, Any]) -> PointFit:
@@ -181,18 +189,35 @@ def _fit_of(model: Model, record: Mapping[str, Any]) -> PointFit:
     m = len(found["theta"])
     shapes = {"theta": (m,), "gradient": (m,), "hessian": (m, m), "free": (m,)}
     found |= {k: np.array(found[k], bool if k == "free" else float).reshape(shape) for k, shape in shapes.items()}
-    return PointFit(
-        model=model,
-        method=record["method"],
-        theta=np.array(record["theta"], float),
-        sigma=record["sigma"],
-        beta=np.array(record["beta"], float),
-        beta_root=np.array(record["beta_root"], float).reshape(-1, p),
-        loglik=record["loglik"],
-        logposterior=record["logposterior"],
-        optimum=Optimum(**found),
-        fixed=record["fixed"],
-    )
+    common: dict[str, Any] = {
+        "model": model,
+        "method": record["method"],
+        "theta": np.array(record["theta"], float),
+        "sigma": record["sigma"],
+        "beta": np.array(record["beta"], float),
+        "beta_root": np.array(record["beta_root"], float).reshape(-1, p),
+        "loglik": _number(record["loglik"]),
+        "logposterior": record["logposterior"],
+        "optimum": Optimum(**found),
+        "fixed": record["fixed"],
+    }
+    if model.family == "gaussian":
+        return PointFit(**common)
+    common |= {name: record[name] for name in GENERALIZED}
+    common |= {"dispersion": _number(record["dispersion"]), "further": np.array(record["further"], float)}
+    if record["method"] != "PQL":
+        return GeneralizedFit(**common)
+    working = working_model(model, np.array(record["z"], float), np.array(record["w"], float))
+    return QuasiFit(**common, working=_fit_of(working, record["working"]))
+
+
+def _known(value: float) -> float | None:
+    """A number for JSON, which has no NaN."""
+    return None if np.isnan(value) else value
+
+
+def _number(stored: float | None) -> float:
+    return float("nan") if stored is None else stored
 
 
 def _columns(model: Model, data: Any) -> pd.DataFrame:

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 NORMAL_975 = 1.959963984540054
 STEP = 1e-5  # central differences of smooth maps: an error of about 1e-10
 EDGE = 1e-8  # 1 − |correlation| below which a correlation is at ±1
+COEFFICIENTS = ("fixef[", "dispersion[", "zero[")  # what names of coefficients, unbounded, begin with
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,8 @@ class Estimates:
         What the result is called: "REML", "posterior".
     result : PointFit, Posterior or MarginalModel
     names : tuple of str
-        Public names, m of them: ``fixef[Days]``, ``sd_Subject[Days]``, ``corr_Subject[Intercept, Days]``, ``sigma``.
+        Public names, m of them: ``fixef[Days]``, ``sd_Subject[Days]``, ``corr_Subject[Intercept, Days]``, ``sigma``; of
+        formulas for dispersion and zeros ``dispersion[x]``, ``zero[Intercept]``.
     estimate, uncertainty, lower, upper : ndarray (m,)
         Estimate (posterior mean), standard error (posterior sd), 95 % interval; NaN where there is none.
     covariance : ndarray (v, v) or None
@@ -59,7 +61,7 @@ class Estimates:
 
 
 def parameter_names(model: Model) -> tuple[str, ...]:
-    """Public names of β, the sds, the correlations and σ of a model.
+    """Public names of β, the sds, the correlations and σ of a model, and of coefficients for dispersion and zeros.
 
     Examples
     --------
@@ -68,7 +70,17 @@ def parameter_names(model: Model) -> tuple[str, ...]:
     >>> parameter_names(bl.Model("y ~ 1 + (1 | g)", data))
     ('fixef[Intercept]', 'sd_g[Intercept]', 'sigma')
     """
-    return (*(f"fixef[{name}]" for name in model.design.fixed.names), *variance_names(model))
+    return (*(f"fixef[{name}]" for name in model.design.fixed.names), *variance_names(model), *further_names(model))
+
+
+def further_names(model: Model) -> tuple[str, ...]:
+    """Public names of the coefficients of the formulas for dispersion and zeros: ``dispersion[x]``, ``zero[Intercept]``."""
+    return tuple(f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names)
+
+
+def constant_dispersion(model: Model) -> str | None:
+    """Name of σ or another dispersion that is one number; None without one, or with a formula for it."""
+    return None if "dispersion" in model.design.further else model.dispersion
 
 
 def variance_names(model: Model) -> tuple[str, ...]:
@@ -78,7 +90,8 @@ def variance_names(model: Model) -> tuple[str, ...]:
         effects = model.effects(group)
         names += [f"sd_{group}[{effect}]" for effect in effects]
         names += [f"corr_{group}[{effects[i]}, {effects[j]}]" for i, j in model.pairs(group)]
-    return (*names, model.dispersion) if model.dispersion else tuple(names)
+    noise = constant_dispersion(model)
+    return (*names, noise) if noise else tuple(names)
 
 
 def natural_vector(model: Model, theta: Array, noise: float) -> Array:
@@ -87,7 +100,7 @@ def natural_vector(model: Model, theta: Array, noise: float) -> Array:
     parts = [np.empty(0)]
     for group in model.groups:
         parts += [sd[group], np.array([corr[group][i, j] for i, j in model.pairs(group)])]
-    return np.concatenate([*parts, [noise] if model.dispersion else []])
+    return np.concatenate([*parts, [noise] if constant_dispersion(model) else []])
 
 
 def natural_of(fit: PointFit) -> Array:
@@ -177,16 +190,24 @@ def _of_point(fit: PointFit, label: str) -> Estimates:
     se = fit.beta_sd
     lower, upper = _wald(natural, corr, -reach), _wald(natural, corr, reach)
     natural = np.where(_undefined(model, natural), np.nan, natural)
+    further, further_se = _further(fit)
     return Estimates(
         label=label,
         result=fit,
         names=parameter_names(model),
-        estimate=np.concatenate([fit.beta, natural]),
-        uncertainty=np.concatenate([se, natural_error]),
-        lower=np.concatenate([fit.beta - NORMAL_975 * se, lower]),
-        upper=np.concatenate([fit.beta + NORMAL_975 * se, upper]),
+        estimate=np.concatenate([fit.beta, natural, further]),
+        uncertainty=np.concatenate([se, natural_error, further_se]),
+        lower=np.concatenate([fit.beta - NORMAL_975 * se, lower, further - NORMAL_975 * further_se]),
+        upper=np.concatenate([fit.beta + NORMAL_975 * se, upper, further + NORMAL_975 * further_se]),
         covariance=covariance,
     )
+
+
+def _further(fit: PointFit) -> tuple[Array, Array]:
+    """Coefficients of the formulas for dispersion and zeros, and their standard errors."""
+    frames = list(fit.further_fixef.values()) if isinstance(fit, GeneralizedFit) else []
+    both = np.concatenate([np.empty((0, 2)), *(frame[["estimate", "se"]].to_numpy(float) for frame in frames)])
+    return both[:, 0], both[:, 1]
 
 
 def _wald(natural: Array, corr: NDArray[np.bool_], reach: Array) -> Array:

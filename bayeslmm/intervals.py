@@ -12,7 +12,7 @@ from scipy.special import chdtri, ndtr, ndtri
 
 from bayeslmm.bootstrap import Bootstrap, bootstrap
 from bayeslmm.errors import MethodError
-from bayeslmm.estimates import estimates, parameter_names, posterior_draws
+from bayeslmm.estimates import COEFFICIENTS, estimates, parameter_names, posterior_draws, variance_names
 from bayeslmm.posterior import Posterior
 from bayeslmm.profile import chosen, curves
 from bayeslmm.result import PointFit
@@ -38,7 +38,7 @@ def confint(
 ) -> pd.DataFrame:
     """Intervals for the natural parameters of a result.
 
-    ``"wald"``: estimate ± z · se for β; for sd and σ on the log scale, for correlations on Fisher's z, with standard
+    ``"wald"``: estimate ± z · se for coefficients; for sd and σ on the log scale, for correlations on Fisher's z, with standard
     errors from the curvature of the criterion; NaN at the boundary (sd 0, correlation ±1), where it says nothing.
     ``"profile"``: every value from which the −2 log-likelihood, minimised over all other parameters, is within the
     χ²₁ quantile of its minimum; it may end at 0, at ±1 or at infinity. ``"bootstrap"``: from refits to responses
@@ -141,12 +141,12 @@ def _bootstrapped(refits: Bootstrap, names: Sequence[str], level: float, interva
 def _wald(fit: PointFit, names: Sequence[str], level: float) -> Array:
     found = estimates(fit, fit.method)
     reach = float(ndtri(0.5 + 0.5 * level))
-    p = len(fit.beta)
-    variances = {} if found.covariance is None else dict(zip(found.names[p:], np.diag(found.covariance), strict=True))
+    natural = variance_names(fit.model)
+    variances = {} if found.covariance is None else dict(zip(natural, np.diag(found.covariance), strict=True))
     rows = []
     for name in names:
         value = found.estimate[found.at(name)]
-        if name.startswith("fixef["):
+        if name.startswith(COEFFICIENTS):
             move = reach * found.uncertainty[found.at(name)]
             rows.append((value - move, value + move))
             continue

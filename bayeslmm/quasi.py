@@ -110,7 +110,7 @@ def fit_quasi(model: Model, tolerance: float = TOLERANCE) -> QuasiFit:
     theta, rounds, change = model.theta_start, 0, np.inf
     while change > tolerance and rounds < MOST_ROUNDS:
         rounds += 1
-        working = _working_fit(_working_model(model, eta), theta)
+        working = _working_fit(working_model(model, *_working_response(model, eta)), theta)
         new, theta = working.fitted.to_numpy(), working.theta
         change = float(np.sum((new - eta) ** 2) / np.sum(new**2))
         eta = new
@@ -131,8 +131,8 @@ def fit_quasi(model: Model, tolerance: float = TOLERANCE) -> QuasiFit:
     )
 
 
-def _working_model(model: Model, eta: Array) -> Model:
-    """The linear mixed model of z with weights w, on the design as it is."""
+def _working_response(model: Model, eta: Array) -> tuple[Array, Array]:
+    """z and w at η."""
     design, link = model.design, LINKS[model.link]
     trials = np.ones(design.nobs) if design.trials is None else design.trials
     mu, slope = means(link, eta), mean_slopes(link, eta)
@@ -141,18 +141,34 @@ def _working_model(model: Model, eta: Array) -> Model:
         / family_of(model.family).variance(mu, 1.0, trials)
         * (1.0 if design.weights is None else design.weights)
     )
-    z = eta + (design.y / trials - mu) / slope
-    changed: dict[str, Any] = {"design": replace(design, y=z, weights=w, trials=None), "family": "gaussian"}
+    return eta + (design.y / trials - mu) / slope, np.asarray(w)
+
+
+def working_model(model: Model, z: Array, w: Array) -> Model:
+    """The linear mixed model of z with weights w, on the design as it is.
+
+    Parameters
+    ----------
+    model : Model
+    z, w : ndarray (n,)
+        Working response and weights.
+
+    Returns
+    -------
+    Model
+    """
+    changed: dict[str, Any] = {"design": replace(model.design, y=z, weights=w, trials=None), "family": "gaussian"}
     working = object.__new__(Model)
     keep = {name: value for name, value in vars(model).items() if name not in ("products", "gaussian")}
     working.__dict__.update(keep | changed)
+    gaussian = Gaussian(products(working.design))
+    working.__dict__.update(products=gaussian.products, gaussian=gaussian)
     return working
 
 
 def _working_fit(model: Model, theta: Array) -> PointFit:
     """Maximum likelihood of the working response."""
-    gaussian = Gaussian(products(model.design))
-    model.__dict__.update(products=gaussian.products, gaussian=gaussian)
+    gaussian = model.gaussian
     covariances = [term.covariance for term in model.terms]
     optimum = minimise(lambda t: gaussian.deviance_gradient(t, False), theta, covariances, model.theta_basis)
     found = gaussian.profile(optimum.theta, False)

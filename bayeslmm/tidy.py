@@ -1,4 +1,4 @@
-"""Any result → tidy tables: one row per estimate, per fit, per observation; pandas, Polars or PyArrow."""
+"""Any result → tidy tables: one row per estimate, per fit; pandas, Polars or PyArrow."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from bayeslmm.coefficients import coefficients
-from bayeslmm.columns import frame_of, names_of
-from bayeslmm.errors import MethodError, MissingPackageError, NotSupportedError
-from bayeslmm.estimates import estimates, parameter_names
+from bayeslmm.errors import MethodError, MissingPackageError
+from bayeslmm.estimates import constant_dispersion, estimates, parameter_names
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.intervals import confint
 from bayeslmm.posterior import Posterior
-from bayeslmm.predict import predict
+from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit
 
 Array = NDArray[np.float64]
 Backend = Literal["pandas", "polars", "pyarrow"]
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
-TEXT = ("effect", "group", "level", "term", "method")
+TEXT = ("effect", "component", "group", "level", "term", "method")
+# What broom.mixed calls the formulas for the mean, the dispersion and the zeros.
+COMPONENTS = {"mean": "cond", "dispersion": "disp", "zero": "zi"}
 
 
 def tidy(
@@ -64,7 +66,8 @@ def tidy(
     -------
     table
         effect, group, level, term, estimate, std_error; a point fit's statistic, df, p_value; a posterior's rhat and
-        ess_bulk (its std_error is the posterior sd). What a row does not have is missing.
+        ess_bulk (its std_error is the posterior sd). What a row does not have is missing. A point fit of a model with
+        formulas for dispersion or zeros has their coefficients too, and a column component: "cond", "disp" or "zi".
 
     Raises
     ------
@@ -78,28 +81,63 @@ def tidy(
     >>> rows.set_index("term").loc["Days", ["estimate", "conf_low"]].astype(float).round(2).tolist()
     [10.47, 7.21]
     """
-    _check(result, effects)
+    check_result(result, effects)
     if not 0 < conf_level < 1:
         raise MethodError(f"conf_level is a probability between 0 and 1, got {conf_level!r}")
     wanted = [effects] if isinstance(effects, str) else list(effects)
     parts = {
-        "fixed": lambda: _fixed(result, conf_level, conf_method, df, conf_int),
+        "fixed": lambda: _all_fixed(result, conf_level, conf_method, df, conf_int),
         "ran_pars": lambda: _ran_pars(result, conf_level, conf_method, conf_int),
         "ran_vals": lambda: _ran_vals(result, conf_level, conf_int),
     }
     rows = pd.concat([parts[kind]().assign(effect=kind) for kind in wanted], ignore_index=True)
     own = ["rhat", "ess_bulk"] if isinstance(result, Posterior) else ["statistic", "df", "p_value"]
-    names = ["effect", "group", "level", "term", "estimate", "std_error", *own]
+    component = ["component"] if isinstance(result, GeneralizedFit) and result.model.design.further else []
+    rows = rows.assign(component=rows["component"].fillna(COMPONENTS["mean"])) if "component" in rows else rows
+    names = ["effect", *component, "group", "level", "term", "estimate", "std_error", *own]
     return given_back(rows.reindex(columns=[*names, *(["conf_low", "conf_high"] if conf_int else [])]), result, backend)
 
 
-def _check(result: Any, effects: Any) -> None:
+def check_result(result: Any, effects: Any = EFFECTS) -> None:
+    """Raise for what has no tidy tables, and for rows that are not known.
+
+    Parameters
+    ----------
+    result
+        What was given.
+    effects : str or sequence of str
+        Rows asked for.
+
+    Raises
+    ------
+    MethodError
+        Either has no meaning.
+    """
     if not isinstance(result, PointFit | Posterior):
         raise MethodError(f"tidy tables are of what bl.fit or bl.sample gave; got {type(result).__name__}")
     wanted = [effects] if isinstance(effects, str) else list(effects)
     unknown = [kind for kind in wanted if kind not in EFFECTS]
     if unknown or not wanted:
         raise MethodError(f"effects={effects!r}: choose from {', '.join(EFFECTS)}")
+
+
+def _all_fixed(result: Any, level: float, method: str | None, df: str | None, intervals: bool) -> pd.DataFrame:
+    """Coefficients of the mean, then of the formulas for dispersion and zeros."""
+    rows = _fixed(result, level, method, df, intervals)
+    if not (isinstance(result, GeneralizedFit) and result.further_fixef):
+        return rows
+    parts = [rows.assign(component=COMPONENTS["mean"])]
+    for name, frame in result.further_fixef.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = (frame["estimate"] / frame["se"]).to_numpy()
+        columns = {"estimate": frame["estimate"], "std_error": frame["se"], "statistic": z, "df": np.inf}
+        own = pd.DataFrame(columns).assign(p_value=2.0 * ndtr(-np.abs(z)), term=list(frame.index))
+        if intervals:
+            names = [f"{name}[{column}]" for column in frame.index]
+            bounds = confint(result, level, method, names).to_numpy()  # type: ignore[arg-type]
+            own = own.assign(conf_low=bounds[:, 0], conf_high=bounds[:, 1])
+        parts.append(own.assign(component=COMPONENTS[name]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _fixed(result: Any, level: float, method: str | None, df: str | None, intervals: bool) -> pd.DataFrame:
@@ -215,7 +253,9 @@ def glance(result: PointFit | Posterior, *, backend: Backend | None = None) -> A
     -------
     table
         A point fit: method, nobs, sigma, logLik, AIC, BIC, REMLcrit (for REML) or deviance, df (parameters),
-        df_residual. A posterior: nobs, sigma, chains, draws, rhat (largest), ess_bulk (smallest), divergences.
+        df_residual. A posterior: nobs, sigma, chains, draws, rhat (largest), ess_bulk (smallest), divergences. Of
+        another family than the Gaussian there is dispersion beside sigma: its family's, missing where there is none or
+        a formula for it; sigma is missing but for PQL, which estimates one.
 
     Examples
     --------
@@ -223,103 +263,27 @@ def glance(result: PointFit | Posterior, *, backend: Backend | None = None) -> A
     >>> float(bl.glance(bl.fit(bl.load("models/sleepstudy")))["REMLcrit"].round(4).iloc[0])
     1743.6283
     """
-    _check(result, EFFECTS)
+    check_result(result)
     row: dict[str, Any]
     if isinstance(result, Posterior):
         sizes, found = result.data["posterior"].sizes, result.diagnostics
-        row = {"method": "posterior", "nobs": result.nobs, "sigma": result.sigma}
+        row = {"method": "posterior", "nobs": result.nobs} | _noise(result)
         row |= {"chains": int(sizes["chain"]), "draws": int(sizes["draw"]), "rhat": found.r_hat}
         row |= {"ess_bulk": found.ess_bulk, "divergences": found.divergences}
     else:
-        row = {"method": result.method, "nobs": result.nobs, "sigma": result.sigma, "logLik": result.loglik}
+        row = {"method": result.method, "nobs": result.nobs} | _noise(result) | {"logLik": result.loglik}
         row |= {"AIC": result.aic, "BIC": result.bic}
         row |= {"REMLcrit" if result.method == "REML" else "deviance": result.deviance}
         row |= {"df": result.df, "df_residual": result.nobs - result.df}
     return given_back(pd.DataFrame([row]), result, backend)
 
 
-def augment(result: PointFit | Posterior, data: Any = None, *, backend: Backend | None = None) -> Any:
-    """One row per observation: the data with what the fit says of each row.
-
-    Parameters
-    ----------
-    result : PointFit or Posterior
-        What was fitted.
-    data : table, optional
-        New rows; without it the rows used.
-    backend : {"pandas", "polars", "pyarrow"}, optional
-        Kind of table; that of the data if not given.
-
-    Returns
-    -------
-    table
-        The columns of the data, then ``.fitted`` (with the random effects), ``.resid``, ``.fixed`` (without them),
-        ``.mu`` (the mean), ``.offset``, ``.weights``; for a point fit also ``.hat`` and ``.cooksd``. New rows have
-        ``.fitted`` and ``.se_fit``.
-
-    Raises
-    ------
-    UnseenLevelError, DataError
-        New rows that cannot be predicted.
-    NotSupportedError
-        The rows used, of another family than the Gaussian.
-
-    Notes
-    -----
-    ``.hat`` is the diagonal of H in ŷ = Hy given θ: h = w se²/σ², se that of the prediction. ``.cooksd`` is
-    ``w r² h / (p σ² (1 − h)²)``, as `cooks.distance` of lme4 has it.
-
-    Examples
-    --------
-    >>> import bayeslmm as bl
-    >>> rows = bl.augment(bl.fit(bl.load("models/sleepstudy")))
-    >>> rows[["Reaction", ".fitted", ".hat"]].round(3).iloc[0].tolist()
-    [249.56, 253.664, 0.229]
-    """
-    _check(result, EFFECTS)
-    if data is not None:
-        new = predict(result, data, interval=None)
-        return _joined(data, None, {".fitted": new["mean"], ".se_fit": new["se"]}, backend)
-    design = result.model.design
-    if result.model.family != "gaussian":
-        raise NotSupportedError(
-            "augment of the rows used is for Gaussian models; bl.predict and .fitted have the means"
-        )
-    fitted = result.fitted.to_numpy()
-    offset = np.zeros(design.nobs) if design.offset is None else np.asarray(design.offset)
-    weights = np.ones(design.nobs) if design.weights is None else np.asarray(design.weights)
-    columns: dict[str, Any] = {
-        ".fitted": fitted, ".resid": result.residuals.to_numpy(), ".fixed": design.fixed.X @ result.beta + offset,
-        ".mu": design.y - result.residuals.to_numpy(), ".offset": offset, ".weights": weights,
-    }  # fmt: skip
-    if isinstance(result, PointFit):
-        hat = weights * predict(result, interval=None)["se"].to_numpy() ** 2 / result.sigma**2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scaled = weights * columns[".resid"] ** 2 / (len(result.beta) * result.sigma**2)
-            columns |= {".hat": hat, ".cooksd": scaled * hat / (1.0 - hat) ** 2}
-    return _joined(result.model.arguments["data"], design.rows, columns, backend)
-
-
-def _joined(data: Any, rows: Any, columns: dict[str, Any], backend: Backend | None) -> Any:
-    """The table's rows in use with further columns."""
-    table = nw.from_native(_frame(data), eager_only=True)
-    if rows is not None:
-        table = table[np.asarray(rows).tolist()]
-    series = [
-        nw.new_series(name, np.asarray(values, float), backend=table.implementation) for name, values in columns.items()
-    ]
-    if table.implementation.is_pandas_like():  # pandas aligns by index, which the data keep
-        native = table.to_native().assign(**{name: np.asarray(values, float) for name, values in columns.items()})
-        return native if backend in (None, "pandas") else _converted(native, backend)
-    joined = table.with_columns(*series)
-    own = {"polars": joined.implementation.is_polars(), "pyarrow": joined.implementation.is_pyarrow()}
-    if backend is None or own.get(backend, False):
-        return joined.to_native()
-    return joined.to_pandas() if backend == "pandas" else _converted(joined.to_pandas(), backend)
-
-
-def _frame(data: Any) -> Any:
-    return pd.DataFrame(frame_of(data, names_of(data))) if isinstance(data, dict) else data
+def _noise(result: PointFit | Posterior) -> dict[str, float]:
+    """σ, and the dispersion of another family."""
+    if result.model.family == "gaussian" or not isinstance(result, GeneralizedFit | Posterior):
+        return {"sigma": result.sigma}
+    known = result.dispersion if constant_dispersion(result.model) else np.nan
+    return {"sigma": result.sigma if isinstance(result, QuasiFit) else np.nan, "dispersion": known}
 
 
 def given_back(frame: pd.DataFrame, result: Any, backend: Backend | None) -> Any:
@@ -329,10 +293,10 @@ def given_back(frame: pd.DataFrame, result: Any, backend: Backend | None) -> Any
         known = nw.from_native(data, eager_only=True, pass_through=True)
         kind = getattr(known, "implementation", None)
         backend = "polars" if kind and kind.is_polars() else "pyarrow" if kind and kind.is_pyarrow() else "pandas"
-    return frame if backend == "pandas" else _converted(frame, backend)
+    return frame if backend == "pandas" else converted(frame, backend)
 
 
-def _converted(frame: pd.DataFrame, backend: Backend) -> Any:
+def converted(frame: pd.DataFrame, backend: Backend) -> Any:
     """A pandas table as Polars or PyArrow; what is missing becomes null."""
     if backend not in ("pandas", "polars", "pyarrow"):
         raise MethodError(f'backend={backend!r} is not known; use "pandas", "polars" or "pyarrow"')

