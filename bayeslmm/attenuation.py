@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.approximation import Point
 from bayeslmm.averaging import averaged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import mean_slopes, means
@@ -109,6 +110,11 @@ def attenuation(fit: Any) -> Attenuation:
         raise MethodError(f"attenuation is of generalized fits; got {type(fit).__name__}")
     if not fit.model.groups or not len(fit.beta):
         raise MethodError("attenuation is of coefficients beside random effects; the model lacks one of them")
+    if family_of(fit.model.family).zeros:
+        raise MethodError(
+            f"the mean of the {fit.model.family} family is not g⁻¹(η), so that no marginal coefficients belong to it; "
+            'bl.means(fit, ..., scale="response", groups="new") has its averages'
+        )
     value = _Marginal(fit.model)
     marginal, root = differentiated(value, fit)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -121,7 +127,7 @@ def attenuation(fit: Any) -> Attenuation:
 
 
 class _Marginal:
-    """(θ, β) → the coefficients of the nearest marginal model."""
+    """Parameters → the coefficients of the nearest marginal model."""
 
     def __init__(self, model: Model) -> None:
         design = model.design
@@ -140,9 +146,9 @@ class _Marginal:
         """z'Σz of the rows."""
         return variance(self.model, self.columns, theta)
 
-    def __call__(self, theta: Array, beta: Array) -> Array:
+    def __call__(self, point: Point) -> Array:
         link = self.model.link
-        target = averaged(link, self.offset + self.X @ beta, self.spread(theta)).mean
+        target = averaged(link, self.offset + self.X @ point.beta, self.spread(point.theta)).mean
         found, change, steps = _least_squares(self.X, linked(link, target) - self.offset, self.weights), np.inf, 0
         family = family_of(_VARIANCE_OF.get(self.model.family, self.model.family))
         while change > AT_REST and steps < MOST_STEPS:

@@ -215,8 +215,9 @@ def _aliases(model: Model, dropped: NDArray[np.intp]) -> Array:
 
 
 def predictors(model: Model) -> pd.DataFrame:
-    """The columns of the table that the fixed part uses, in the rows used."""
-    names = sorted(str(name) for name in model.design.specs["fixed"].required_variables)
+    """The columns of the table that the fixed part and the formulas for dispersion and zeros use, in the rows used."""
+    parts = [model.design.specs[name] for name in ("fixed", *model.design.further)]
+    names = sorted({str(name) for part in parts for name in part.required_variables})
     if not names:
         return pd.DataFrame(index=range(model.design.nobs))
     frame = frame_of(model.arguments["data"], names)

@@ -86,8 +86,10 @@ class Design:
     response_levels: tuple[str, ...] = ()
     further: Mapping[str, FixedBlock] = field(default_factory=dict)
 
-    def further_columns(self, name: str) -> Array:
-        """Columns (n, k) of the formula for another parameter of the distribution; none where it has no formula."""
+    def further_columns(self, name: str, data: Any = None) -> Array:
+        """Columns (n, k) of the formula for "dispersion" or "zero", of the rows of the fit or of new ones; none without."""
+        if data is not None:
+            return self.encode_further(name, data)
         return self.further[name].X if name in self.further else np.empty((self.nobs, 0))
 
     @property
@@ -147,6 +149,10 @@ class Design:
         spec = self.specs[name]
         frame = frame_of(data, sorted(set(names_of(data)) & set(self.specs["columns"])))
         frame = frame if len(frame.columns) else pd.DataFrame(index=range(nrows(data)))
+        used = {str(variable) for variable in spec.required_variables} & set(frame)
+        blank = [column for column in sorted(used) if frame[column].isna().any()]
+        if blank:
+            raise DataError(f"column {blank[0]!r} of the new data has missing values; drop or fill them first")
         return encode_again(spec, frame, self.formula)[:, self.further[name].kept]
 
 

@@ -51,10 +51,13 @@ class Means:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was averaged, where the covariates are, and what could not be estimated."""
-        scale = self.combinations.transformation
-        if scale is None or isinstance(self.combinations, Averages):
+        scale, model = self.combinations.transformation, self.combinations.result.model
+        if isinstance(self.combinations, Averages):
             return self.combinations.notes
-        linked = self.combinations.result.model.link != "identity"
+        if scale is None:
+            others = 'Of responses without a zero of their own; scale="response" has the mean of all.'
+            return (*self.combinations.notes, *([others] if "zero" in model.design.further else []))
+        linked = model.link != "identity"
         meaning = "where the random effects are 0" if linked else f"medians of {scale.inside}, not means"
         return (*self.combinations.notes, f"Transformed back from {scale.name}({scale.inside}): {meaning}.")
 
@@ -151,7 +154,8 @@ def means(
         Of a generalized fit: random effects 0, which is the median of the groups; or the average over them,
         ``E g⁻¹(x'β + z'u)``, taken of the response in each cell and then over the cells. Its standard error carries the
         uncertainty of θ and β; ``scale="link"`` is g of it, whose differences are marginal log odds ratios (logit) or log
-        ratios (log), and ``scale="response"`` shows the median beside it.
+        ratios (log), and ``scale="response"`` shows the median beside it. Of counts with zeros of their own the response is
+        all of them, zeros included, and the scale of the link that of the others.
 
     Returns
     -------
@@ -174,9 +178,11 @@ def means(
     2     C  89.0  2.475  11.075  83.557  94.443
     3     D  86.0  2.475  11.075  80.557  91.443
     """
-    function = averages if integrated(groups) else averaged
-    found = function(result, named(of), by=named(by or ()), df=df, weights=weights, at=at, scale=scale)
-    return Means(found, checked(level))
+    over = integrated(groups)
+    options: dict[str, Any] = {"by": named(by or ()), "df": df, "weights": weights, "at": at, "scale": scale}
+    if over or (scale == "response" and isinstance(result, Result) and "zero" in result.model.design.further):
+        return Means(averages(result, named(of), **options, integrate=over), checked(level))
+    return Means(averaged(result, named(of), **options), checked(level))
 
 
 def integrated(groups: Any) -> bool:

@@ -1,32 +1,32 @@
-"""Population averages: means of the response over the groups, E g⁻¹(xβ + zu), and their slopes, with θ uncertain too."""
+"""Population averages: means of the response over the groups, and their slopes, with every parameter uncertain."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.averaging import averaged as mean_over_effects
+from bayeslmm.approximation import Point
+from bayeslmm.averaging import whole as mean_over_effects
 from bayeslmm.backtransform import transformation_of
 from bayeslmm.columns import words_in
 from bayeslmm.combinations import Combinations
-from bayeslmm.cumulative import DISTRIBUTIONS
 from bayeslmm.degrees import Contrast
 from bayeslmm.encoding import encode_again
 from bayeslmm.errors import MethodError
-from bayeslmm.family import linked
+from bayeslmm.exact.zeros import HURDLE
+from bayeslmm.family import family_of, linked
 from bayeslmm.grid import Grid, averaged, grid, rest_weights
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit, Result, natural_by_group
 
 Array = NDArray[np.float64]
-Rows = tuple[Array, dict[str, Array]]
-# Step of the central differences in (θ, β), in units of one or of the parameter.
+# Step of the central differences in the parameters, in units of one or of the parameter.
 STEP = 1e-5
 # Share of the largest eigenvalue below which a covariance of contrasts has lost a dimension.
 RANK = 1e-10
@@ -88,10 +88,19 @@ class Averages(Combinations):
         return Contrast(value, V, int(kept.sum()), np.inf, F)
 
 
-def parameter_root(fit: PointFit) -> Array:
-    """K (r, m + p) with K'K the covariance of (θ, β), from the curvature of the likelihood in all parameters.
+def over_all(fit: PointFit) -> bool:
+    """Whether a fit is the maximum of one likelihood over all parameters."""
+    model = fit.model
+    constant = family_of(model.family).dispersion is not None and "dispersion" not in model.design.further
+    size = model.n_theta + len(fit.beta) + constant + sum(len(block.names) for block in model.design.further.values())
+    return fit.method in ("Laplace", "AGHQ") and len(fit.optimum.theta) == size
 
-    Parameters on a boundary do not vary. NaN where the curvature is not positive definite.
+
+def parameter_root(fit: PointFit) -> Array:
+    """K (r, P) with K'K the covariance of all parameters (θ, β, log φ, coefficients for φ and zeros), from the curvature.
+
+    Parameters on a boundary do not vary, nor does a dispersion, or the coefficients for φ and zeros, that run off to infinity,
+    where the likelihood has no curvature in them. NaN where the curvature is not positive definite in the others.
 
     Parameters
     ----------
@@ -107,37 +116,41 @@ def parameter_root(fit: PointFit) -> Array:
     MethodError
         A fit whose optimum is not over θ and β together.
     """
-    m, p = fit.model.n_theta, len(fit.beta)
-    if fit.model.family == "gaussian" or fit.method not in ("Laplace", "AGHQ") or len(fit.optimum.theta) < m + p:
+    if not over_all(fit):
         raise MethodError(
-            "averages over the groups carry the uncertainty of θ and β from one likelihood: "
+            "these standard errors carry the uncertainty of all parameters from one likelihood: "
             f'fit with "Laplace" or "AGHQ" and fast=False; this is {fit.method} of the {fit.model.family} family'
         )
-    if fit.model.family not in DISTRIBUTIONS:
-        raise MethodError(
-            f"the mean of the {fit.model.family} family is not g⁻¹(η) alone, so that it is not averaged here; see bl.predict"
-        )
-    used = np.flatnonzero(fit.optimum.free)
-    root = np.zeros((len(used), len(fit.optimum.theta)))
-    try:
-        L = np.linalg.cholesky(0.5 * fit.optimum.hessian[np.ix_(used, used)])
+    stop = fit.model.n_theta + len(fit.beta)
+    free, size = np.flatnonzero(fit.optimum.free), len(fit.optimum.theta)
+    for used in (free, free[free != stop], free[free < stop]):
+        try:
+            L = np.linalg.cholesky(0.5 * fit.optimum.hessian[np.ix_(used, used)])
+        except np.linalg.LinAlgError:
+            continue
+        root = np.zeros((len(used), size))
         root[:, used] = np.linalg.solve(L, np.eye(len(used)))
-    except np.linalg.LinAlgError:
-        root[:] = np.nan
-    return root[:, : m + p]
+        return root
+    return np.full((size, size), np.nan)
 
 
-def differentiated(value: Callable[[Array, Array], Array], fit: PointFit) -> tuple[Array, Array]:
-    """A function of (θ, β) at the estimates, and a root of its covariance by the delta method."""
-    psi, root = np.concatenate([fit.theta, fit.beta]), parameter_root(fit)
-    m = len(fit.theta)
+def point_of(model: Model, psi: Array) -> Point:
+    """Parameters from one vector (θ, β, log φ where it is one number, coefficients for φ and zeros)."""
+    m, p = model.n_theta, model.X.shape[1]
+    constant = family_of(model.family).dispersion is not None and "dispersion" not in model.design.further
+    rest = psi[m + p :]
+    return Point(psi[:m], psi[m : m + p], float(rest[0]) if constant else 0.0, rest[int(constant) :])
+
+
+def differentiated(value: Callable[[Point], Array], fit: PointFit) -> tuple[Array, Array]:
+    """A function of the parameters at the estimates, and a root of its covariance by the delta method."""
+    psi, root, model = fit.optimum.theta, parameter_root(fit), fit.model
     slopes = []
     for i in range(len(psi)):
         step = STEP * max(1.0, abs(psi[i]))
-        ends = [psi + side * step * np.eye(len(psi))[i] for side in (1.0, -1.0)]
-        ahead, behind = (value(end[:m], end[m:]) for end in ends)
+        ahead, behind = (value(point_of(model, psi + side * step * np.eye(len(psi))[i])) for side in (1.0, -1.0))
         slopes.append((ahead - behind) / (2.0 * step))
-    return value(fit.theta, fit.beta), np.column_stack(slopes) @ root.T
+    return value(point_of(model, psi)), np.column_stack(slopes) @ root.T
 
 
 def averages(
@@ -183,32 +196,45 @@ def averages(
     share = rest_weights(whole, len(linear.labels), weights)
     offset = 0.0 if model.design.offset is None else float(np.mean(model.design.offset))
 
-    def mean(rows: Rows, theta: Array, beta: Array) -> Array:
-        spread = variance(model, rows[1], theta) if integrate else np.zeros(len(rows[0]))
-        return mean_over_effects(link, offset + rows[0] @ beta, spread).mean
+    def mean(rows: Rows, point: Point) -> Array:
+        spread = variance(model, rows.groups, point.theta) if integrate else np.zeros(len(rows.X))
+        return whole_mean(model, rows, offset, spread, point)
 
     if slope is None:
         cells = _encoded(whole, whole.cells)
 
-        def value(theta: Array, beta: Array) -> Array:
-            over = np.einsum("gr,gr->g", share, mean(cells, theta, beta).reshape(share.shape))
+        def value(point: Point) -> Array:
+            over = np.einsum("gr,gr->g", share, mean(cells, point).reshape(share.shape))
             return linked(link, over)
     else:
         frames, parts = whole.around(slope)
         around = [_encoded(whole, frame) for frame in frames]
 
-        def value(theta: Array, beta: Array) -> Array:
-            ends = [mean(rows, theta, beta) for rows in around]
+        def value(point: Point) -> Array:
+            ends = [mean(rows, point) for rows in around]
             ends = ends if scale == "response" else [linked(link, end) for end in ends]
             slopes = sum(part * end for part, end in zip(parts, ends, strict=True))
             return np.einsum("gr,gr->g", share, np.asarray(slopes).reshape(share.shape))
 
     values, root = differentiated(value, result)
     transformation = transformation_of(model.formula.response, link) if scale == "response" and slope is None else None
+    median: Combinations | None = linear
+    if "zero" in model.design.further:
+        options: dict[str, Any] = {"by": by, "df": df, "weights": weights, "at": at, "scale": scale}
+        median = averages(result, names, **options, integrate=False) if integrate and slope is None else None
     return Averages(
         result, linear.rows, linear.offset, linear.labels, linear.df, linear.by,
-        (*linear.notes, *_notes(result, scale, slope, integrate)), transformation, values, root, linear,
+        (*linear.notes, *_notes(result, scale, slope, integrate)), transformation, values, root, median,
     )  # fmt: skip
+
+
+def whole_mean(model: Model, rows: Rows, offset: Array | float, spread: Array, point: Point) -> Array:
+    """Mean of the responses of rows over effects of variance `spread` (m,), zeros of their own included."""
+    stop = rows.dispersion.shape[1]
+    aux = point.aux + rows.dispersion @ point.further[:stop]
+    zeta = rows.zero @ point.further[stop:]
+    family = family_of(model.family)
+    return mean_over_effects(family, model.link, offset + rows.X @ point.beta, spread, aux, zeta).mean
 
 
 def variance(model: Model, columns: Mapping[str, Array], theta: Array) -> Array:
@@ -220,8 +246,17 @@ def variance(model: Model, columns: Mapping[str, Array], theta: Array) -> Array:
     return np.asarray(sum(parts, np.zeros(len(next(iter(columns.values())))))) if parts else np.zeros(1)
 
 
+class Rows(NamedTuple):
+    """Columns of the fixed part, of each group's effects, and of the formulas for dispersion and zeros."""
+
+    X: Array
+    groups: Mapping[str, Array]
+    dispersion: Array
+    zero: Array
+
+
 def _encoded(whole: Grid, frame: pd.DataFrame) -> Rows:
-    """The kept columns of the fixed part, and of each group the random-effect columns, in the cells."""
+    """All columns of the model in the cells."""
     model = whole.model
     specs, random = model.design.specs, model.formula.random
     for part in random:
@@ -236,18 +271,23 @@ def _encoded(whole: Grid, frame: pd.DataFrame) -> Rows:
         group: np.column_stack([own[t] for t, term in enumerate(model.design.random) if term.group == group])
         for group in model.groups
     }
-    return whole.encoded(frame)[:, model.design.fixed.kept], columns
+    dispersion, zero = (model.design.encode_further(name, frame) for name in ("dispersion", "zero"))
+    return Rows(whole.encoded(frame)[:, model.design.fixed.kept], columns, dispersion, zero)
 
 
 def _notes(fit: PointFit, scale: str, slope: str | None, integrate: bool) -> list[str]:
-    exact = fit.model.link in ("probit", "log")
+    exact = fit.model.link in ("probit", "log") and family_of(fit.model.family).zeros != HURDLE
     what = f"{fit.model.link}({fit.model.formula.response})"
     notes = [f"Averaged over {', '.join(fit.model.groups)}{'' if exact else ' by quadrature'}."] if integrate else []
     notes += ["Random effects are 0."] if not integrate else []
-    notes += ["Standard errors carry the uncertainty of θ and β (delta method)."]
+    own = "zero" in fit.model.design.further
+    notes += ["Means of all responses, zeros of their own included."] if own else []
+    every = "all parameters" if fit.model.design.further else "θ and β"
+    notes += [f"Standard errors carry the uncertainty of {every} (delta method)."]
     if slope is None and scale == "response":
         notes.append(
-            f"Intervals are taken on the scale of {fit.model.link}; median is that of the groups, random effects 0."
+            f"Intervals are taken on the scale of {fit.model.link}"
+            + ("; median is that of the groups, random effects 0." if integrate else ".")
         )
     elif scale == "link":
         notes.append(f"On the scale of {what} of the average.")

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from bayeslmm.averaging import NODES, averaged
 from bayeslmm.columns import frame_of, nrows
 from bayeslmm.covariance import psd_factor
-from bayeslmm.errors import DataError, MethodError, NotSupportedError, UnseenLevelError
+from bayeslmm.errors import DataError, MethodError, UnseenLevelError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.exact.leverage import leverage
 from bayeslmm.family import LINKS
 from bayeslmm.generalized import GeneralizedFit
-from bayeslmm.generalized_predict import Predictor, predicted, uncertainty
+from bayeslmm.generalized_predict import Parts, Predictor, check_part, predicted, predicted_parts, uncertainty
 from bayeslmm.model import Model
+from bayeslmm.population import over_all
+from bayeslmm.population import variance as variance_of
 from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, Result
 
@@ -40,7 +42,7 @@ def predict(
     *,
     groups: Literal["conditional", "population", "new"] = "conditional",
     interval: float | None = 0.95,
-    kind: Literal["mean", "response", "link"] = "mean",
+    kind: Literal["mean", "response", "link", "conditional", "zero", "dispersion"] = "mean",
     unseen: Literal["error", "new"] = "error",
     seed: Any = None,
     weights: str | float | Sequence[float] | None = None,
@@ -66,10 +68,14 @@ def predict(
         Known groups with their own effects; every effect 0; or every group a new one, its effects integrated over.
     interval : float or None
         Probability of the interval; None leaves it out.
-    kind : {"mean", "response", "link"}
+    kind : {"mean", "response", "link", "conditional", "zero", "dispersion"}
         The mean of the response; or a new observation of it, which adds the residual variance σ²/w (Gaussian models); or
         the linear predictor. For another family than the Gaussian ``"mean"`` is g⁻¹(η), and averaged over the effects
-        that are integrated over, E g⁻¹(η); with ``groups="population"`` g⁻¹(Xβ), which is its median.
+        that are integrated over, E g⁻¹(η); with ``groups="population"`` g⁻¹(Xβ), which is its median. In a family with
+        zeros of their own it is the mean of all responses, ``"conditional"`` that of the responses without such a zero
+        (of a hurdle: of the positive ones), ``"zero"`` the probability of one; ``"dispersion"`` is the family's dispersion.
+        Where a model has a formula for dispersion or zeros, standard errors are by the delta method over all parameters,
+        θ included, and the effects (as glmmTMB's).
     unseen : {"error", "new"}
         What ``groups="conditional"`` does with a level that was not fitted: refuse it, or integrate over its effects.
     seed : int or Generator, optional
@@ -105,21 +111,18 @@ def predict(
     response = kind == "response"
     if response and result.model.family != "gaussian":
         raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
-    if kind == "mean" and "zero" in result.model.design.further:
-        raise NotSupportedError(
-            "means of responses with zeros of their own cannot be predicted yet; fit.fitted has those of the rows of the fit, "
-            'kind="link" the linear predictor, and bl.simulate draws responses'
-        )
+    check_part(result, kind)
     if weights is not None and not response:
         raise MethodError('weights matter to a new observation only; add kind="response" or leave weights out')
-    rows = rows_of(result.model, data, weights=weights, offset=offset, random=groups != "population", weighted=response)
+    random = groups != "population" and kind not in ("zero", "dispersion")
+    rows = rows_of(result.model, data, weights=weights, offset=offset, random=random, weighted=response)
     if groups == "new":
         unknown = {name: group._replace(codes=np.full_like(group.codes, -1)) for name, group in rows.groups.items()}
         rows = rows._replace(groups=unknown)
     elif unseen == "error":
         _refuse_unseen(rows)
     if isinstance(result, GeneralizedFit):
-        return _generalized(result, rows, tail, kind)
+        return _generalized(result, rows, tail, kind, data)
     if isinstance(result, PointFit):
         return _at_point(result, rows, tail, response)
     return _over_draws(cast("Posterior", result), rows, tail, kind, generator(seed))
@@ -128,7 +131,7 @@ def predict(
 def _check(result: Any, groups: str, kind: str, unseen: str) -> None:
     if not isinstance(result, Result):
         raise MethodError(f"predict takes a PointFit or a Posterior, not {type(result).__name__}; fit or sample first")
-    kinds = ("mean", "response", "link")
+    kinds = ("mean", "response", "link", "conditional", "zero", "dispersion")
     choices = {"groups": ("conditional", "population", "new"), "kind": kinds, "unseen": ("error", "new")}
     for name, value in (("groups", groups), ("kind", kind), ("unseen", unseen)):
         if value not in choices[name]:
@@ -242,12 +245,14 @@ def _refuse_unseen(rows: Rows) -> None:
             )
 
 
-def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str) -> pd.DataFrame:
-    """Another family: on the scale of the link or of the mean."""
-    integrated = np.zeros(len(rows.X))
-    for name, group in rows.groups.items():
-        factor = fit.group_sd[name][:, None] * psd_factor(fit.group_corr[name])
-        integrated += np.where(group.codes < 0, np.sum((group.columns @ factor) ** 2, axis=1), 0.0)
+def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str, data: Any) -> pd.DataFrame:
+    """Another family: on the scale of the link, of the mean, or of another part of the distribution."""
+    unknown = {name: np.where(group.codes[:, None] < 0, group.columns, 0.0) for name, group in rows.groups.items()}
+
+    def spread(theta: Array) -> Array:
+        return variance_of(fit.model, unknown, theta) + np.zeros(len(rows.X))
+
+    integrated = spread(fit.theta) * fit.sigma**2
     if isinstance(fit, QuasiFit):
         table = _at_point(fit.last, rows, None, False)
         eta, variance = table["mean"].to_numpy(), table["se"].to_numpy() ** 2 - integrated
@@ -258,7 +263,12 @@ def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str)
             eta += np.where(group.codes >= 0, effect, 0.0)
         found = [rows.groups[f.group] for f in fit.model.structure.factors if rows.groups]
         given = uncertainty(fit, rows.X, [g.columns for g in found], [g.codes for g in found])
-        variance = given.effects + np.sum((given.x @ fit.beta_root.T) ** 2, axis=1)
+        if kind == "dispersion" or (fit.model.design.further and (kind != "link" or over_all(fit))):
+            further = [fit.model.design.further_columns(name, data) for name in ("dispersion", "zero")]
+            table = predicted_parts(fit, Parts(eta, given, spread, *further), kind, tail)
+            return pd.DataFrame(table, index=rows.index)
+        of_beta = given.slopes[:, fit.model.n_theta :][:, : len(fit.beta)]
+        variance = given.effects + np.sum((of_beta @ fit.beta_root.T) ** 2, axis=1)
     at = Predictor(eta, np.sqrt(np.maximum(variance, 0.0)), integrated)
     return pd.DataFrame(predicted(fit.model.link, at, kind, tail), index=rows.index)
 

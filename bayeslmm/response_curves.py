@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.backtransform import transformation_of
+from bayeslmm.averaging import whole
 from bayeslmm.errors import MethodError
+from bayeslmm.family import family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.grid import grid
 from bayeslmm.predict import predict
@@ -55,7 +56,7 @@ def response_curves(fit: Any, of: str, at: Mapping[str, Any] | None = None) -> R
     """Follow the response along a predictor, for each group, for the median group and for the mean of all groups.
 
     The median group has random effects 0: g⁻¹(xβ). The mean is E g⁻¹(xβ + z'u), nearer to one half for a probability.
-    Neither is the curve of any one individual. Intervals are those of `bl.predict`, θ taken as known.
+    Neither is the curve of any one individual. Zeros of their own are included; intervals are those of `bl.predict`.
 
     Parameters
     ----------
@@ -113,14 +114,16 @@ def response_curves(fit: Any, of: str, at: Mapping[str, Any] | None = None) -> R
 
 
 def _individuals(fit: GeneralizedFit, frame: pd.DataFrame, group: str) -> pd.DataFrame:
-    """g⁻¹(xβ + z'û) for each level of a group, the effects of other groups 0."""
+    """Means of the response for each level of a group, the effects of other groups 0."""
     model = fit.model
-    back = transformation_of(model.formula.response, model.link)
-    if back is None:
-        raise MethodError(f"the {model.link} link has no transformation back here")
     fixed = predict(fit, frame, groups="population", kind="link", interval=None)["mean"].to_numpy()
     encoded = model.design.encode(frame.assign(**{name: "(new)" for p in model.formula.random for name in p.group}))
     own = [t for t, term in enumerate(model.design.random) if term.group == group]
     z = np.column_stack([encoded.columns[t] for t in own])
     eta = fixed[:, None] + z @ fit.group_ranef[group].T
-    return pd.DataFrame(back.inverse(eta), columns=list(model.levels(group)))
+    rows = np.repeat(np.arange(len(frame)), eta.shape[1])
+    with np.errstate(divide="ignore"):
+        aux, zero = np.log(fit.dispersions_at(frame)), fit.zero_probability_at(frame)
+        zeta = np.log(zero) - np.log1p(-zero)
+    found = whole(family_of(model.family), model.link, eta.ravel(), np.zeros(eta.size), aux[rows], zeta[rows]).mean
+    return pd.DataFrame(found.reshape(eta.shape), columns=list(model.levels(group)))

@@ -301,10 +301,10 @@ def test_zeros_and_dispersions_are_simulated_as_fitted() -> None:
 
 
 def test_standard_errors_of_predictions_know_the_zeros_and_dispersions() -> None:
-    """glmmTMB 1.1.5's predict(se.fit = TRUE) on the link scale; its own add the uncertainty of θ and π, up to 2 % here."""
+    """glmmTMB 1.1.5's predict(se.fit = TRUE) on the link scale; it stops at gradients of 1e-4, where these are off by 1e-4."""
     zeros = bl.predict(bl.fit(salamanders("zero_inflated_poisson", zero="~ mined")), kind="link")
     np.testing.assert_allclose(zeros["mean"][[1, 3]], [0.186033959, 0.942262507], atol=1e-5)
-    np.testing.assert_allclose(zeros["se"][[1, 3]], [0.225043291, 0.148846177], rtol=0.02)
+    np.testing.assert_allclose(zeros["se"][[1, 3]], [0.225043291, 0.148846177], rtol=1e-3)
     for family, options in (
         ("zero_inflated_poisson", {"zero": "~ mined"}),
         ("negativebinomial", {"dispersion": "~ spp"}),
@@ -345,8 +345,6 @@ def test_formulas_without_meaning_are_refused() -> None:
         with pytest.raises(bl.errors.BayesLMMError, match=message):
             salamanders(family, **options)
     fit = bl.fit(salamanders("hurdle_poisson"))
-    with pytest.raises(NotSupportedError, match="zeros of their own"):
-        bl.predict(fit)
     with pytest.raises(NotSupportedError, match="posterior"):
         bl.sample(fit.model)
     with pytest.raises(NotSupportedError, match="posterior"):
