@@ -62,11 +62,11 @@ class Laplace:
         self.observed = Observed(
             family.code,
             LINKS[model.link],
-            np.ascontiguousarray(design.y, float),
-            np.ones(n) if design.trials is None else design.trials,
-            np.ones(n) if design.weights is None else design.weights,
-            np.zeros(n) if design.offset is None else design.offset,
-            np.ascontiguousarray(design.fixed.X),
+            _own(design.y),
+            np.ones(n) if design.trials is None else _own(design.trials),
+            np.ones(n) if design.weights is None else _own(design.weights),
+            np.zeros(n) if design.offset is None else _own(design.offset),
+            _own(design.fixed.X),
             family.zeros,
             np.zeros(n),
             np.zeros(n),
@@ -168,6 +168,11 @@ class Laplace:
     def start(self) -> Start:
         """Where a search begins: a fit without effects, after a few steps."""
         return without_effects(self.model, 3)
+
+
+def _own(values: Array) -> Array:
+    """Contiguous and writable, also where pandas lends a view: for a read-only array every kernel would compile anew."""
+    return np.require(values, float, ["C", "W"])
 
 
 class Start(NamedTuple):
