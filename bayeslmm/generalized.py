@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,13 +15,14 @@ from scipy.special import ndtr
 
 from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
+from bayeslmm.covariance import Covariance
 from bayeslmm.endless import judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.model import Model
-from bayeslmm.optimise import Objective, Optimum, approach, minimise
+from bayeslmm.optimise import DECREMENT, Objective, Optimum, approach, minimise
 from bayeslmm.result import PointFit
 from bayeslmm.table import (
     Page,
@@ -290,6 +291,8 @@ def fit_generalized(
     x = np.concatenate([near[:m], rough.beta, near[m:]])
     basis = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
     optimum = minimise(_objective(full), x, covariances, basis, near=True)
+    if start is not None or not optimum.free[:m].all():
+        optimum = _lower(full, optimum, theta, covariances, basis)
     beta_at = slice(m, m + full.p)
     return _result(model, full, optimum, optimum.theta[beta_at], _root(optimum, beta_at), method, information)
 
@@ -322,6 +325,15 @@ def _check(model: Model, method: str, nodes: int | None, information: str, fast:
 
 def _objective(approximation: Laplace) -> Objective:
     return lambda x: approximation.minus_twice(approximation.point(x))
+
+
+def _lower(
+    approximation: Laplace, optimum: Optimum, theta: Array, covariances: Sequence[Covariance], basis: Array
+) -> Optimum:
+    """The lower of the optimum and of what a search from `theta` finds: on a boundary it may be a local one."""
+    x = np.concatenate([theta, optimum.theta[len(theta) :]])
+    other = minimise(_objective(approximation), x, covariances, basis)
+    return other if other.value < optimum.value - DECREMENT * max(1.0, abs(optimum.value)) else optimum
 
 
 def _root(optimum: Optimum, beta_at: slice) -> Array:

@@ -34,6 +34,7 @@ cases <- list(
   beta_slopes = case("crossed", "share ~ x + z + (x | g) + (1 | h)", "beta", "logit"),
   beta_probit = case("crossed", "share ~ x + (1 | g)", "beta", "probit"),
   visits_laplace = case("visits", "bad ~ arm * month + (1 | patient)", "bernoulli", "logit"),
+  visits_slopes = case("visits", "bad ~ arm * month + (month | patient)", "bernoulli", "logit"),
   visits_aghq = case("visits", "bad ~ arm * month + (1 | patient)", "bernoulli", "logit", "lme4", nodes = 20)
 )
 
