@@ -14,8 +14,13 @@ from bayeslmm.model import Model
 from bayeslmm.optimise import DECREMENT, Optimum
 
 Array = NDArray[np.float64]
-# Standard error of η, averaged over the rows, that only separated responses have; α beyond the largest mean that is endless.
-ENDLESS, NO_EXCESS = 1e3, 1e4
+# Standard error of η, averaged over the rows, that only separated responses have; relative excess of variance that is none.
+ENDLESS, NO_EXCESS = 1e3, 1e-4
+_LIMITS = {
+    "negativebinomial": "alpha runs off to infinity, where the family is the Poisson",
+    "negativebinomial1": "phi runs off to 0, where the family is the Poisson",
+    "betabinomial": "kappa runs off to infinity, where the family is the binomial",
+}
 
 
 def judged(
@@ -29,21 +34,26 @@ def judged(
             "the search stopped. Leave it out, or join its levels"
         )
         return replace(optimum, converged=False, message=message)
-    mu = means(LINKS[model.link], model.X @ beta + approximation.observed.offset)
-    if (
-        approximation.has_dispersion
-        and family_of(model.family).plain == "negativebinomial"
-        and dispersion > NO_EXCESS * mu.max()
-    ):
-        others = optimum.free.copy()
-        others[model.n_theta + len(beta)] = False
-        g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
-        if float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT:
-            message = (
-                "converged; there is no overdispersion, alpha runs off to infinity, where the family is the Poisson"
-            )
-            return replace(optimum, converged=True, message=message)
+    limit = _LIMITS.get(family_of(model.family).plain)
+    if limit is None or not approximation.has_dispersion or _excess(model, approximation, beta, dispersion) > NO_EXCESS:
+        return optimum
+    others = optimum.free.copy()
+    others[model.n_theta + len(beta)] = False
+    g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
+    if float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT:
+        return replace(optimum, converged=True, message=f"converged; there is no overdispersion, {limit}")
     return optimum
+
+
+def _excess(model: Model, approximation: Laplace, beta: Array, dispersion: float) -> float:
+    """The largest variance of a row relative to the limiting family's, less 1."""
+    match family_of(model.family).plain:
+        case "negativebinomial":
+            mu = means(LINKS[model.link], model.X @ beta + approximation.observed.offset)
+            return float(mu.max() / dispersion)
+        case "betabinomial":
+            return float((approximation.observed.trials.max() - 1.0) / (1.0 + dispersion))
+    return dispersion
 
 
 def _separated(model: Model, approximation: Laplace, beta: Array, root: Array) -> str:

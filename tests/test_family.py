@@ -8,7 +8,7 @@ from scipy import integrate, stats
 
 from bayeslmm.errors import DataError, NotSupportedError
 from bayeslmm.exact import densities as d
-from bayeslmm.exact.special import digamma, log_normal_cdf, mills, tetragamma, trigamma
+from bayeslmm.exact.special import digamma, log_normal_cdf, mills, rise, tetragamma, trigamma
 from bayeslmm.exact.zeros import HURDLE, INFLATED, zeroed
 from bayeslmm.family import FAMILIES, LINKS, family_of, linked
 
@@ -164,6 +164,15 @@ def test_special_functions() -> None:
     np.testing.assert_allclose(
         [mills(v) for v in eta], np.exp(stats.norm.logpdf(eta) - special.log_ndtr(eta)), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("x", [0.3, 49.0, 51.0, 1e4, 1e9, 1e15])
+def test_rises_of_the_gamma_functions_are_sums(x: float) -> None:
+    """Over whole steps they are Σ log(1 + j/x), Σ 1/(x + j), …, which lose no digits; 1e-12: of differences at x < 50."""
+    j = np.arange(7.0)
+    sums = [np.log1p(j / x).sum(), (1 / (x + j)).sum(), -(1 / (x + j) ** 2).sum(), (2 / (x + j) ** 3).sum()]
+    np.testing.assert_allclose(rise(x, 7.0), sums, rtol=1e-12, atol=1e-14)
+    assert rise(x, 0.0) == (0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("link", list(LINKS))

@@ -96,3 +96,27 @@ def test_a_search_that_ends_on_a_boundary_looks_further() -> None:
     fit = fit_of("visits_slopes")
     assert fit.converged
     assert not fit.singular
+
+
+@pytest.mark.parametrize(
+    ("family", "plain", "formula", "what"),
+    [
+        ("negativebinomial", "poisson", "count ~ x + (1 | g)", "alpha runs off to infinity"),
+        ("negativebinomial1", "poisson", "count ~ x + (1 | g)", "phi runs off to 0"),
+        ("betabinomial", "binomial", "p(y, n) ~ x + (1 | g)", "kappa runs off to infinity"),
+    ],
+)
+def test_without_overdispersion_the_limiting_family_is_reached(
+    family: str, plain: str, formula: str, what: str
+) -> None:
+    """Means rounded to whole numbers. 1e-7: differences of log Γ would lose 1e-6 at counts of thousands."""
+    rng = np.random.default_rng(3)
+    x, g = rng.normal(size=120), np.repeat(np.arange(12), 10)
+    eta = 0.3 * x + rng.normal(0, 0.5, 12)[g]
+    columns = {"count": np.round(3000 * np.exp(eta)), "y": np.round(9000 / (1 + np.exp(-eta))), "n": np.full(120, 9000)}
+    frame = {**columns, "x": x, "g": g.astype(str)}
+    fit, limit = (bl.fit(bl.Model(formula, frame, family=name)) for name in (family, plain))
+    assert fit.converged
+    assert what in fit.message
+    assert fit.loglik == pytest.approx(limit.loglik, abs=1e-7)
+    np.testing.assert_allclose(fit.se, limit.se, rtol=1e-5)

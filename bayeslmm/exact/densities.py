@@ -25,6 +25,7 @@ from bayeslmm.exact.special import (
     log_normal_cdf,
     log_one_plus_exp,
     mills,
+    rise,
     tetragamma,
     trigamma,
 )
@@ -257,12 +258,13 @@ def negative_binomial(mu: Mean, y: float, a: float) -> Density:
         return through_mean(mu, -np.inf, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0)
     s = m + alpha
     # (y + α) log(1 + m/α) in place of (y + α) log(m + α) − (y + α) log α
-    value = math.lgamma(y + alpha) - math.lgamma(alpha) - math.lgamma(y + 1.0)
-    value += (y * (math.log(m) - a) if y > 0.0 else 0.0) - (y + alpha) * math.log1p(m / alpha)
+    up = rise(alpha, y)
+    value = up.log_gamma - math.lgamma(y + 1.0)
+    value += (y * math.log(m) if y > 0.0 else 0.0) - (y + alpha) * math.log1p(m / alpha)
     l1, l2 = y / m - (y + alpha) / s, (y + alpha) / s**2 - y / m**2
     l3, i = 2.0 * y / m**3 - 2.0 * (y + alpha) / s**3, alpha / (m * s)
     i1, ia = -alpha * (m + s) / (m * s) ** 2, alpha / s**2
-    la = alpha * (digamma(y + alpha) - digamma(alpha) - math.log1p(m / alpha) + (m - y) / s)
+    la = alpha * (up.digamma - math.log1p(m / alpha) + (m - y) / s)
     l1a = alpha * (y - m) / s**2
     l2a = alpha * (1.0 / s**2 - 2.0 * (y + alpha) / s**3)
     return through_mean(mu, value, l1, l2, l3, i, i1, ia, la, l1a, l2a)
@@ -293,15 +295,14 @@ def beta_binomial(mu: Mean, y: float, trials: float, a: float) -> Density:
     p, q, rest = m * kappa, (1.0 - m) * kappa, trials - y
     if not (p > 0.0 and q > 0.0):
         return through_mean(mu, -np.inf, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0)
-    value = log_choose(trials, y) + math.lgamma(kappa) - math.lgamma(trials + kappa)
-    value += math.lgamma(y + p) - math.lgamma(p) + math.lgamma(rest + q) - math.lgamma(q)
-    up0, down0 = digamma(y + p) - digamma(p), digamma(rest + q) - digamma(q)
-    up1, down1 = trigamma(y + p) - trigamma(p), trigamma(rest + q) - trigamma(q)
-    up2, down2 = tetragamma(y + p) - tetragamma(p), tetragamma(rest + q) - tetragamma(q)
-    l1, l2, l3 = kappa * (up0 - down0), kappa**2 * (up1 + down1), kappa**3 * (up2 - down2)
-    la = kappa * (m * up0 + (1.0 - m) * down0 - digamma(trials + kappa) + digamma(kappa))
-    l1a = l1 + kappa**2 * (m * up1 - (1.0 - m) * down1)
-    l2a = 2.0 * l2 + kappa**3 * (m * up2 + (1.0 - m) * down2)
+    up, down, both = rise(p, y), rise(q, rest), rise(kappa, trials)
+    value = log_choose(trials, y) + up.log_gamma + down.log_gamma - both.log_gamma
+    value += (y * math.log(m) if y > 0.0 else 0.0) + (rest * math.log1p(-m) if rest > 0.0 else 0.0)
+    l1, l2 = kappa * (up.digamma - down.digamma), kappa**2 * (up.trigamma + down.trigamma)
+    l3 = kappa**3 * (up.tetragamma - down.tetragamma)
+    la = kappa * (m * up.digamma + (1.0 - m) * down.digamma - both.digamma)
+    l1a = l1 + kappa**2 * (m * up.trigamma - (1.0 - m) * down.trigamma)
+    l2a = 2.0 * l2 + kappa**3 * (m * up.tetragamma + (1.0 - m) * down.tetragamma)
     return through_mean(mu, value, l1, l2, l3, np.nan, np.nan, np.nan, la, l1a, l2a)
 
 
@@ -312,9 +313,9 @@ def linear_negative_binomial(mu: Mean, y: float, a: float) -> Density:
     if not m > 0.0:
         return through_mean(mu, -np.inf, np.nan, np.nan, np.nan, np.nan, 0.0, 0.0, 0.0, 0.0, 0.0)
     r, log_one = m / phi, math.log1p(phi)
-    value = math.lgamma(y + r) - math.lgamma(r) - math.lgamma(y + 1.0) - (r + y) * log_one + y * a
-    d0 = digamma(y + r) - digamma(r) - log_one
-    d1, d2 = trigamma(y + r) - trigamma(r), tetragamma(y + r) - tetragamma(r)
+    up = rise(r, y)
+    value = up.log_gamma - math.lgamma(y + 1.0) - (r + y) * log_one + (y * math.log(m) if y > 0.0 else 0.0)
+    d0, d1, d2 = up.digamma - log_one, up.trigamma, up.tetragamma
     l1, l2, l3 = d0 / phi, d1 / phi**2, d2 / phi**3
     la = -r * d0 + (y - m) / (1.0 + phi)
     l1a = -l1 - r * d1 / phi - 1.0 / (1.0 + phi)

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from bayeslmm.exact.compiled import kernel
 
 # The asymptotic series below are used from here on; smaller arguments are raised by the recurrence.
 LARGE = 12.0
+# From here on a rise over [x, x + y] is taken by its own series: differences would lose log10(x/y) digits.
+FAR = 50.0
 ROOT_2PI = math.sqrt(2.0 * math.pi)
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @kernel
+def digamma_tail(x: float) -> float:
+    """log x − 1/(2x) − ψ(x) for x ≥ LARGE (Abramowitz & Stegun 6.3.18)."""
+    z = 1.0 / (x * x)
+    return z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
+
+
+@kernel
+def trigamma_tail(x: float) -> float:
+    """ψ'(x) − 1/x − 1/(2x²) for x ≥ LARGE."""
+    z = 1.0 / (x * x)
+    return z / x * (1 / 6 - z * (1 / 30 - z * (1 / 42 - z * (1 / 30 - z * (5 / 66 - z * 691 / 2730)))))
+
+
+@kernel
+def tetragamma_tail(x: float) -> float:
+    """−ψ''(x) − 1/x² − 1/x³ for x ≥ LARGE."""
+    z = 1.0 / (x * x)
+    return z * z * (1 / 2 - z * (1 / 6 - z * (1 / 6 - z * (3 / 10 - z * (5 / 6 - z * 691 / 210)))))
+
+
+@kernel
 def digamma(x: float) -> float:
-    """ψ(x) for x > 0 (Abramowitz & Stegun 6.3.18)."""
+    """ψ(x) for x > 0."""
     total = 0.0
     while x < LARGE:
         total -= 1.0 / x
         x += 1.0
-    z = 1.0 / (x * x)
-    series = z * (1 / 12 - z * (1 / 120 - z * (1 / 252 - z * (1 / 240 - z * (1 / 132 - z * 691 / 32760)))))
-    return total + math.log(x) - 0.5 / x - series
+    return total + math.log(x) - 0.5 / x - digamma_tail(x)
 
 
 @kernel
@@ -31,9 +53,7 @@ def trigamma(x: float) -> float:
     while x < LARGE:
         total += 1.0 / (x * x)
         x += 1.0
-    z = 1.0 / (x * x)
-    series = z * (1 / 6 - z * (1 / 30 - z * (1 / 42 - z * (1 / 30 - z * (5 / 66 - z * 691 / 2730)))))
-    return total + (1.0 + 0.5 / x + series) / x
+    return total + (1.0 + 0.5 / x) / x + trigamma_tail(x)
 
 
 @kernel
@@ -43,9 +63,41 @@ def tetragamma(x: float) -> float:
     while x < LARGE:
         total -= 2.0 / (x * x * x)
         x += 1.0
+    return total - (1.0 + 1.0 / x) / (x * x) - tetragamma_tail(x)
+
+
+class Rise(NamedTuple):
+    """log Γ(x + y) − log Γ(x) − y log x, and f(x + y) − f(x) for f = ψ, ψ', ψ''."""
+
+    log_gamma: float
+    digamma: float
+    trigamma: float
+    tetragamma: float
+
+
+@kernel
+def stirling_tail(x: float) -> float:
+    """log Γ(x) − (x − ½) log x + x − ½ log 2π for x ≥ FAR (Abramowitz & Stegun 6.1.41)."""
     z = 1.0 / (x * x)
-    series = z * (1 / 2 - z * (1 / 6 - z * (1 / 6 - z * (3 / 10 - z * (5 / 6 - z * 691 / 210)))))
-    return total - z * (1.0 + 1.0 / x + series)
+    return (1 / 12 - z * (1 / 360 - z * (1 / 1260 - z / 1680))) / x
+
+
+@kernel
+def rise(x: float, y: float) -> Rise:
+    """Rises over [x, x + y], x > 0, y ≥ 0, to their own rounding also where y is next to nothing beside x."""
+    s = x + y
+    if x < FAR:
+        log_gamma = math.lgamma(s) - math.lgamma(x) - y * math.log(x)
+        return Rise(log_gamma, digamma(s) - digamma(x), trigamma(s) - trigamma(x), tetragamma(s) - tetragamma(x))
+    u = y / x
+    logs = math.log1p(u)
+    squares = u * (2.0 + u) / (s * s)  # 1/x² − 1/s²
+    return Rise(
+        (s - 0.5) * logs - y + stirling_tail(s) - stirling_tail(x),
+        logs + 0.5 * u / s - digamma_tail(s) + digamma_tail(x),
+        -u / s - 0.5 * squares + trigamma_tail(s) - trigamma_tail(x),
+        squares + 1.0 / x**3 - 1.0 / s**3 - tetragamma_tail(s) + tetragamma_tail(x),
+    )
 
 
 @kernel
