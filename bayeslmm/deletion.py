@@ -17,6 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.design import Design
 from bayeslmm.errors import NotSupportedError
 from bayeslmm.exact.factor import Factor, back_solve, solve_lower, times_lambda
 from bayeslmm.exact.gaussian import marginal
@@ -198,19 +199,21 @@ def _equal_sets(codes: Index, levels: int) -> Iterator[tuple[Index, Index]]:
             yield own, order[start[own][:, None] + np.arange(size)]
 
 
+def design_on(design: Design, keep: NDArray[np.bool_], random: tuple[RandomTerm, ...]) -> Design:
+    """A design on some of its rows, with the columns of all and these random terms."""
+    parts = {
+        name: None if (values := getattr(design, name)) is None else values[keep]
+        for name in ("weights", "offset", "trials")
+    }
+    further = {name: replace(block, X=np.ascontiguousarray(block.X[keep])) for name, block in design.further.items()}
+    fixed = replace(design.fixed, X=np.ascontiguousarray(design.fixed.X[keep]))
+    rows = {"y": design.y[keep], "rows": design.rows[keep], "further": further}
+    return replace(design, fixed=fixed, random=random, **parts, **rows)  # type: ignore[arg-type]
+
+
 def without_rows(model: Model, keep: NDArray[np.bool_]) -> Model:
     """The model on some of its rows, with the columns and priors of all; levels without rows are gone."""
-    design = model.design
-    random = tuple(_term_on(term, keep) for term in design.random)
-    some = replace(
-        design,
-        y=design.y[keep],
-        fixed=replace(design.fixed, X=design.fixed.X[keep]),
-        random=random,
-        weights=None if design.weights is None else design.weights[keep],
-        offset=None if design.offset is None else design.offset[keep],
-        rows=design.rows[keep],
-    )
+    some = design_on(model.design, keep, tuple(_term_on(term, keep) for term in model.design.random))
     new = object.__new__(Model)
     kept = {field.name: getattr(model, field.name) for field in fields(Model)}
     new.__dict__.update(kept | {"design": some})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
+from bayeslmm.deletion import design_on
 from bayeslmm.direct import Direct
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.density import lam_of, natural
@@ -93,21 +94,38 @@ def row_densities(posterior: Posterior) -> Densities:
     MethodError
         A row that only a flat prior would predict from the others.
     """
-    model, direct, rows = posterior.model, Direct(posterior.model, closed_form=False), Rowwise(posterior.model)
+    model, at = posterior.model, RowDensity(posterior.model)
     node = posterior.data["posterior"]
-    x = direct.coordinates_of({str(name): np.asarray(v.values) for name, v in node.data_vars.items()})
+    x = at.direct.coordinates_of({str(name): np.asarray(v.values) for name, v in node.data_vars.items()})
     n, total = model.design.nobs, x.shape[1]
     step = max(1, -(-x.shape[0] * total * n // MOST_NUMBERS))
     x = np.ascontiguousarray(x[:, ::step])
     out, full = np.empty((*x.shape[:2], n)), np.full(n, -np.inf)
     with one_thread(model.products.structure.rest_size < THREADS_FROM):
         for place in np.ndindex(*x.shape[:2]):
-            out[place], inside = _at_draw(direct, rows, x[place])
+            out[place], inside = at(x[place])
             full = np.logaddexp(full, inside)
-    weights = 0.0 if model.design.weights is None else 0.5 * np.log(model.design.weights)
-    constant = weights - np.log(model.products.y_scale)
     note = f"Every {step}th of {total} draws of a chain is used: {n} rows are too many for all." if step > 1 else ""
-    return Densities(out + constant, full - np.log(x.shape[0] * x.shape[1]) + constant, note)
+    return Densities(out, full - np.log(x.shape[0] * x.shape[1]), note)
+
+
+class RowDensity:
+    """Log densities of all rows of a Gaussian model given the others, and given all, at coordinates of `direct`.
+
+    Parameters
+    ----------
+    model : Model
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.direct, self.rows = Direct(model, closed_form=False), Rowwise(model)
+        weights = 0.0 if model.design.weights is None else 0.5 * np.log(model.design.weights)
+        self.constant = weights - np.log(model.products.y_scale)
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """Two arrays (n,) from coordinates (size,)."""
+        without, inside = _at_draw(self.direct, self.rows, x)
+        return without + self.constant, inside + self.constant
 
 
 def _at_draw(direct: Direct, rows: Rowwise, x: Array) -> tuple[Array, Array]:
@@ -199,21 +217,21 @@ def without_rows(model: Model, gone: NDArray[np.bool_]) -> Model:
     >>> without_rows(model, np.arange(30) < 5).design.nobs
     25
     """
-    design, kept = model.design, ~gone
-    X = np.ascontiguousarray(design.fixed.X[kept])
+    kept = ~gone
+    X = model.X[kept]
     if X.shape[1] and np.linalg.matrix_rank(X / np.maximum(np.abs(X).max(axis=0), 1e-300)) < X.shape[1]:
         raise MethodError("without these rows the fixed columns are linearly dependent")
-    parts: dict[str, Any] = {
-        name: None if (v := getattr(design, name)) is None else v[kept] for name in ("weights", "offset")
-    }
+    return on_rows(model, kept)
+
+
+def on_rows(model: Model, kept: NDArray[np.bool_]) -> Model:
+    """The model on some of its rows; every level, every column and the priors stay as they are."""
     random = tuple(
         replace(term, columns=np.ascontiguousarray(term.columns[kept]), codes=term.codes[kept])
-        for term in design.random
-    )
-    smaller = replace(
-        design, y=design.y[kept], fixed=replace(design.fixed, X=X), random=random, rows=design.rows[kept], **parts
+        for term in model.design.random
     )
     new = object.__new__(Model)
     fields = ("formula", "family", "link", "priors", "stages", "arguments")
-    new.__dict__.update({name: getattr(model, name) for name in fields} | {"design": smaller})
+    values = {name: getattr(model, name) for name in fields}
+    new.__dict__.update(values | {"design": design_on(model.design, kept, random)})
     return new

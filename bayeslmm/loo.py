@@ -8,7 +8,7 @@ Analysis 13 (stacking).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,13 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from bayeslmm.errors import BayesLMMError, MethodError, NotSupportedError
-from bayeslmm.leftout import Effects, densities, log_mean, smoothed, without_rows
+from bayeslmm.errors import MethodError, NotSupportedError
+from bayeslmm.leftout import Densities, Effects, densities, smoothed
 from bayeslmm.model import Model
+from bayeslmm.moment_matching import moment_matched
 from bayeslmm.nesting import check_same_response
 from bayeslmm.posterior import Posterior
-from bayeslmm.refits import bar
-from bayeslmm.sample import sample
+from bayeslmm.resampled import resampled
 from bayeslmm.table import Page, frame_table
 
 Array = NDArray[np.float64]
@@ -40,7 +40,8 @@ class Loo:
     ----------
     pointwise : DataFrame
         A row for each row or group left out: ``elpd``, its log predictive density; ``k``, the Pareto shape of its
-        importance weights (NaN where the model was sampled again without it); ``p``, what was gained by not leaving it out.
+        importance weights (NaN where the model was sampled again without it); ``p``, what was gained by not leaving it out;
+        with moment matching ``k_before``, the Pareto shape before draws were moved.
     k_limit : float
         Pareto shape from which an estimate cannot be trusted, min(1 − 1/log10 S, 0.7) with S draws.
     by : str or None
@@ -144,7 +145,8 @@ def loo(
     posterior: Posterior,
     by: str | None = None,
     *,
-    effects: Effects = "integrated",
+    effects: Effects | None = None,
+    moment_match: bool = False,
     refit: bool = False,
     progress: bool = True,
 ) -> Loo:
@@ -158,7 +160,7 @@ def loo(
         y_i | y_−i, φ ~ Normal(y_i − r_i/(1 − h_i), σ²/(w_i (1 − h_i)))
 
     ``effects="conditional"`` uses the stored draws of β and u, p(y_i | β, u, σ), as ``arviz.loo`` does: the same
-    quantity, with heavier weights, which fail where a group has few rows.
+    quantity, with heavier weights, which fail where a group has few rows. Of another family it is the only choice.
 
     ``by="Subject"`` estimates log p(y_g | y_−g), all rows of a group from the other groups: a new group. Its rows are
     independent of the others given (β, sd, correlations, σ), with u integrated out; for one grouping factor, or the
@@ -167,11 +169,14 @@ def loo(
     Parameters
     ----------
     posterior : Posterior
-        Of a Gaussian model.
+        Of any family; `by` needs a Gaussian one.
     by : str, optional
         A grouping factor of the model; None leaves out rows.
-    effects : {"integrated", "conditional"}
-        Rows only: whether β and the random effects are integrated out of the weights.
+    effects : {"integrated", "conditional"}, optional
+        Rows only: whether β and the random effects are integrated out of the weights; by default where they can be.
+    moment_match : bool
+        Rows only: whether to move the draws, where a Pareto shape is too high, to where they would be without the row
+        (Paananen, Piironen, Bürkner & Vehtari 2021): seconds a row, where sampling again is minutes.
     refit : bool
         Whether to sample again, same priors, without each row or group whose Pareto shape is too high.
     progress : bool
@@ -194,16 +199,18 @@ def loo(
     >>> bl.loo(post).pointwise.shape, bl.loo(post, by="Batch").pointwise.shape
     ((30, 3), (6, 3))
     """
-    _check(posterior, by, effects)
+    effects = _check(posterior, by, effects, moment_match)
     found = densities(posterior, by, effects)
     elpd, k, limit, _ = smoothed(posterior, found)
     labels = posterior.model.design.rows if by is None else posterior.model.levels(by)
     index = pd.Index(labels, name="row" if by is None else by)
     pointwise = pd.DataFrame({"elpd": elpd, "k": k, "p": found.full - elpd}, index=index)
     notes = [found.note] if found.note else []
-    high = np.flatnonzero(k > limit)
+    if moment_match:
+        notes += _match(posterior, found, pointwise, limit, progress)
+    high = np.flatnonzero(pointwise["k"] > limit)
     if refit and len(high):
-        again, failed = _refitted(posterior, by, high, progress)
+        again, failed = resampled(posterior, by, effects, high, progress)
         done = np.array([i for i in high if i in again], int)
         pointwise.iloc[done, 0] = [again[i] for i in done]
         pointwise.iloc[done, 1] = np.nan
@@ -211,69 +218,53 @@ def loo(
         notes += [f"Sampled again without each of {len(done)}: {_named(index[done])}."] if len(done) else []
         notes += failed
     result = Loo(pointwise, limit, by, posterior.model, found.values.shape[0] * found.values.shape[1], tuple(notes))
-    advice = _advice(result, effects)
+    advice = _advice(result, effects, moment_match)
     return replace(result, notes=(*notes, *advice))
 
 
-def _check(posterior: Any, by: str | None, effects: str) -> None:
+def _check(posterior: Any, by: str | None, effects: str | None, moment_match: bool) -> Effects:
+    """Raise for what cannot be left out; whose effects the weights hold."""
     if not isinstance(posterior, Posterior):
         raise MethodError(
             f"loo takes a posterior of bl.sample, not {type(posterior).__name__}; for point fits see bl.information"
         )
     model = posterior.model
-    if model.family != "gaussian":
-        raise NotSupportedError(f"loo is for Gaussian models; this one has family={model.family!r}")
-    if effects not in ("integrated", "conditional"):
+    gaussian = model.family == "gaussian"
+    if effects not in ("integrated", "conditional", None):
         raise MethodError(f'effects={effects!r} is not known; use "integrated" or "conditional"')
-    if posterior.draws("sigma").size < FEWEST_DRAWS:
+    if not gaussian and (by is not None or effects == "integrated"):
+        what = f"by={by!r}" if by is not None else 'effects="integrated"'
+        raise NotSupportedError(f"{what} needs a Gaussian model; this one has family={model.family!r}, whose effects do not "
+                                "integrate out in closed form")  # fmt: skip
+    if posterior.n_draws < FEWEST_DRAWS:
         raise MethodError(f"loo smooths the tail of at least {FEWEST_DRAWS} draws; this posterior has fewer")
     if by is not None and by not in model.groups:
         raise MethodError(f"by={by!r} is no grouping factor of the model; it has {', '.join(model.groups) or 'none'}")
+    if moment_match and (by is not None or (gaussian and effects == "conditional")):
+        what = f"by={by!r}" if by is not None else 'effects="conditional" of a Gaussian model'
+        raise MethodError(f"moment_match=True moves draws for rows, not for {what}; use refit=True")
+    if effects is None:
+        return "integrated" if gaussian else "conditional"
+    return "integrated" if effects == "integrated" else "conditional"
 
 
-def _refitted(
-    posterior: Posterior, by: str | None, units: NDArray[np.integer[Any]], progress: bool
-) -> tuple[dict[int, float], list[str]]:
-    """Log predictive densities of some rows or groups from samples without them, and where that failed."""
-    found: dict[int, float] = {}
-    failed = []
-    with bar(progress, len(units), "sampling without one") as advance:
-        for unit, elpd in _samples_without(posterior, by, units):
-            if isinstance(elpd, str):
-                failed.append(elpd)
-            else:
-                found[unit] = elpd
-            advance(1)
-    return found, failed
-
-
-def _samples_without(
-    posterior: Posterior, by: str | None, units: NDArray[np.integer[Any]]
-) -> Iterator[tuple[int, float | str]]:
-    model, sizes, attrs = posterior.model, posterior.data["posterior"].sizes, posterior.data.attrs
-    codes: Any = np.arange(model.design.nobs)
-    if by is not None:
-        codes = next(term.codes for term in model.design.random if term.group == by)
-    settings: dict[str, Any] = {
-        "tune": int(attrs.get("tune", 1000)),
-        "target_accept": float(attrs.get("target_accept", 0.8)),
-    }
-    for unit in map(int, units):
-        try:
-            smaller = without_rows(model, codes == unit)
-            drawn = sample(
-                smaller,
-                sizes["draw"],
-                chains=sizes["chain"],
-                seed=int(attrs.get("seed", 0)),
-                progress=False,
-                **settings,
-            )
-            values = densities(Posterior(model, drawn.data, drawn.route), by, "integrated").values
-            yield unit, float(log_mean(values[..., unit]))
-        except BayesLMMError as error:
-            name = model.design.rows[unit] if by is None else model.levels(by)[unit]
-            yield unit, f"{name} could not be sampled without: {error}."
+def _match(posterior: Posterior, found: Densities, pointwise: pd.DataFrame, limit: float, progress: bool) -> list[str]:
+    """Move the draws of the rows whose Pareto shape is too high; fills `pointwise`, says what came of it."""
+    pointwise["k_before"] = pointwise["k"]
+    high = np.flatnonzero(pointwise["k"] > limit)
+    if not len(high):
+        return []
+    moved = moment_matched(posterior, found, high, limit, progress)
+    done = [i for i, there in moved.items() if there.k < pointwise["k"].iloc[i]]
+    if not done:
+        return ["Moving the draws lowered no Pareto k."]
+    before = pointwise["k"].iloc[done]
+    pointwise.iloc[done, 0] = [moved[i].elpd for i in done]
+    pointwise.iloc[done, 1] = [moved[i].k for i in done]
+    pointwise["p"] = found.full - pointwise["elpd"]
+    after = pointwise["k"].iloc[done]
+    said = f"Draws were moved for {len(done)} rows ({_named(pointwise.index[done])}): Pareto k {before.min():.2f} to "
+    return [f"{said}{before.max():.2f} before, {after.min():.2f} to {after.max():.2f} after."]
 
 
 def _named(labels: pd.Index) -> str:
@@ -281,24 +272,32 @@ def _named(labels: pd.Index) -> str:
     return ", ".join(map(str, labels[:MOST_NAMED])) + more
 
 
-def _advice(result: Loo, effects: Effects) -> list[str]:
+def _advice(result: Loo, effects: Effects, matched: bool) -> list[str]:
     """What to do about Pareto shapes above the limit."""
     high = result.high_k
     if not len(high):
         return []
     what = "rows" if result.by is None else f"levels of {result.by}"
     said = f"Pareto k is above {result.k_limit:.2f} for {len(high)} of {len(result.pointwise)} {what} ({_named(high.index)}):"
-    by = "" if result.by is None else f", by={result.by!r}"
-    if result.by is None and effects == "conditional":
+    if result.by is not None or matched:
+        by = "" if result.by is None else f", by={result.by!r}"
+        return [
+            f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each of them."
+        ]
+    if effects == "conditional" and result.model.family == "gaussian":
         return [f'{said} elpd is too high there. effects="integrated" takes β and u out of the weights.']
-    return [f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each of them."]
+    move = (
+        "bl.loo(posterior, moment_match=True) moves the draws to where they would be without each of them, refit=True "
+    )
+    return [f"{said} elpd may be wrong there. {move}samples again."]
 
 
 def compare_loo(
     models: Mapping[str, Posterior | Loo],
     by: str | None = None,
     *,
-    effects: Effects = "integrated",
+    effects: Effects | None = None,
+    moment_match: bool = False,
     refit: bool = False,
     progress: bool = True,
 ) -> LooComparison:
@@ -311,7 +310,7 @@ def compare_loo(
     ----------
     models : mapping of str to Posterior or Loo
         Under the names that the table shows.
-    by, effects, refit, progress
+    by, effects, moment_match, refit, progress
         As for `loo`; what is a `Loo` already must have the same `by`.
 
     Returns
@@ -340,7 +339,7 @@ def compare_loo(
             'compare_loo takes two models or more by name, bl.compare_loo({"small": post, "large": other})'
         )
     check_same_response([_model_of(name, value) for name, value in models.items()])
-    options = {"effects": effects, "refit": refit, "progress": progress}
+    options = {"effects": effects, "moment_match": moment_match, "refit": refit, "progress": progress}
     loos = {
         str(name): value if isinstance(value, Loo) else loo(value, by, **options)  # type: ignore[arg-type]
         for name, value in models.items()
