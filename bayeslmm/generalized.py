@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 
 from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
 from bayeslmm.covariance import Covariance
+from bayeslmm.cumulative import distribution
 from bayeslmm.endless import judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
@@ -78,18 +79,25 @@ class GeneralizedFit(PointFit):
         free = np.flatnonzero(self.optimum.free)
         covariance = np.full((len(self.optimum.free),) * 2, np.nan)
         covariance[np.ix_(free, free)] = 2.0 * np.linalg.pinv(self.optimum.hessian[np.ix_(free, free)])
-        se = np.sqrt(np.diag(covariance))[len(self.optimum.free) - len(self.further) :]
-        found, at = {}, 0
-        for name, block in self.model.design.further.items():
-            part = slice(at, at + len(block.names))
-            at = part.stop
+        with np.errstate(
+            invalid="ignore"
+        ):  # no curvature along a coefficient that runs off to infinity: its error is NaN
+            se = np.sqrt(np.diag(covariance))[len(self.optimum.free) - len(self.further) :]
+        found = {}
+        for name, part in self._further_places.items():
             columns = {"estimate": self.further[part], "se": se[part]}
-            found[name] = pd.DataFrame(columns, index=pd.Index(block.names, dtype=object))
+            found[name] = pd.DataFrame(columns, index=pd.Index(self.model.design.further[name].names, dtype=object))
         return found
+
+    @property
+    def _further_places(self) -> dict[str, slice]:
+        """Where the coefficients of each formula stand in `further`."""
+        stops = np.cumsum([0, *(len(block.names) for block in self.model.design.further.values())])
+        return {name: slice(stops[i], stops[i + 1]) for i, name in enumerate(self.model.design.further)}
 
     def zero_probability_at(self, data: Any = None) -> Array:
         """Probability of each row of a zero of its own, of the rows of the fit or of new ones; 0 in families without."""
-        return self._further_at("zero", data, lambda zeta: 1.0 / (1.0 + np.exp(-zeta)), 0.0)
+        return self._further_at("zero", data, expit, 0.0)
 
     def dispersions_at(self, data: Any = None) -> Array:
         """Dispersion of each row, of the rows of the fit or of new ones; NaN in families without."""
@@ -99,8 +107,7 @@ class GeneralizedFit(PointFit):
         design = self.model.design
         if name not in design.further:
             return np.full(self.nobs if data is None else nrows(data), constant)
-        columns = design.further[name].X if data is None else design.encode_further(name, data)
-        return np.asarray(inverse(columns @ self.further_fixef[name]["estimate"].to_numpy()))
+        return np.asarray(inverse(design.further_columns(name, data) @ self.further[self._further_places[name]]))
 
     @property
     def df(self) -> int:
@@ -149,6 +156,14 @@ class GeneralizedFit(PointFit):
         design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
         trials = 1.0 if design.trials is None else design.trials
         return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, self.zero_probability_at())
+
+    @property
+    def given_effects(self) -> Any:
+        """Distribution of each response (of a binomial one the successes) given the effects, with ``cdf``."""
+        design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
+        phi = self.dispersions_at() if "dispersion" in design.further else self.dispersion
+        trials = 1.0 if design.trials is None else design.trials
+        return distribution(self.model.family, mu, phi, trials, self.zero_probability_at())
 
     @property
     def fitted(self) -> pd.Series:

@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from bayeslmm.assumptions import Standardised, scaled_effects
-from bayeslmm.cumulative import COUNTS, distribution, randomised
-from bayeslmm.errors import MethodError
-from bayeslmm.family import family_of
+from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.generalized import GeneralizedFit
-from bayeslmm.quasi import QuasiFit
 
 Array = NDArray[np.float64]
 # Seed of the uniform numbers that randomise discrete residuals: the same for the data and every refit.
@@ -47,12 +44,7 @@ class GeneralizedStandardised(Standardised):
 def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
     """Residuals and effects of a generalized fit on scales that compare."""
     design, model = fit.model.design, fit.model
-    if family_of(model.family).dispersion and not np.isfinite(fit.dispersion) and not isinstance(fit, QuasiFit):
-        raise MethodError(
-            "these checks are of families whose dispersion is one number; bl.quantile_residuals(fit) simulates"
-        )
-    n, mu = design.nobs, fit.fitted.to_numpy()
-    given = distribution(model.family, mu, fit.dispersion, 1.0 if design.trials is None else design.trials)
+    n, given = design.nobs, fit.given_effects
     uniform = np.random.default_rng(UNIFORM).uniform(size=n)
     p = randomised(model.family, design.y, given, uniform)
     expected = float(np.sum(given.pmf(0))) if model.family in COUNTS else 0.0
@@ -70,7 +62,7 @@ def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
     }
     none = np.full(n, np.nan)
     return GeneralizedStandardised(
-        fitted=mu,
+        fitted=fit.fitted.to_numpy(),
         residual=ndtri(np.clip(p, SMALLEST, 1.0 - SMALLEST)),
         leverage=none,
         cooks_rows=none,

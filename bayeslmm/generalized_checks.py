@@ -10,6 +10,8 @@ import numpy as np
 from bayeslmm.assumptions import Standardised, curvature, largest, level_codes, quantile_correlation, spread_trend
 from bayeslmm.checks import Check, effects, furthest, levels, linear, numeric_columns, within
 from bayeslmm.cumulative import COUNTS
+from bayeslmm.exact.zeros import HURDLE
+from bayeslmm.family import family_of
 from bayeslmm.generalized_assumptions import GeneralizedStandardised
 from bayeslmm.model import Model
 
@@ -60,16 +62,20 @@ def _responses(model: Model) -> Iterator[Check]:
             "the responses vary more, or less, than the family allows",
             _MORE.get(model.family, "Look for a missing predictor, or take another family."),
         )  # fmt: skip
-    if model.family in COUNTS:
+    if model.family in COUNTS and family_of(model.family).zeros != HURDLE:  # which has as many as there are
         yield Check(
             "zeros", "two-sided", _of(lambda s: s.zeros), "The number of zeros over the number expected",
             "there are more, or fewer, zeros than the family has",
+            'Look for a predictor that the formula for zeros lacks, zero="~ x".' if family_of(model.family).zeros else
             'More: overdispersion (family="negativebinomial"), a missing predictor, or rows that can only be 0 '
             '(family="zero_inflated_poisson"). Fewer: zeros may not have been recorded.',
         )  # fmt: skip
 
 
 _MORE = {
+    f"{kind}_poisson": f'Overdispersed: family="{kind}_negativebinomial". Standard errors are too small otherwise.'
+    for kind in ("zero_inflated", "hurdle")
+} | {
     "poisson": 'Overdispersed: family="negativebinomial", or an effect for every row, (1 | row). Standard errors are too '
     "small otherwise. Underdispersed: they are too large.",
     "binomial": 'Overdispersed: family="betabinomial", or an effect for every row, (1 | row). Standard errors are too '

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta as beta_distribution
 from scipy.stats import rankdata
 
-from bayeslmm.cumulative import COUNTS, distribution
+from bayeslmm.cumulative import COUNTS
 from bayeslmm.errors import MethodError
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.pivotal import response_distribution
@@ -124,9 +124,8 @@ def rootogram(fit: Any) -> Rootogram:
     if isinstance(fit, Posterior):
         expected = _expected(fit, counts)
     else:
-        expected = (
-            distribution(fit.model.family, fit.fitted.to_numpy()[:, None], fit.dispersion).pmf(counts).sum(axis=0)
-        )
+        given = fit.given_effects
+        expected = np.array([given.pmf(count).sum() for count in counts])
     observed = np.bincount(y.astype(int)).astype(float)
     columns = {"observed": observed, "expected": expected, "hanging": np.sqrt(expected) - np.sqrt(observed)}
     return Rootogram(pd.DataFrame(columns, index=pd.Index(counts, name="count")), fit.model.design.response)

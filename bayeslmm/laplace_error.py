@@ -10,13 +10,10 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from bayeslmm.approximation import Laplace, Point, Quadrature
-from bayeslmm.cumulative import DISTRIBUTIONS
 from bayeslmm.errors import MethodError
-from bayeslmm.exact.densities import log_densities
 from bayeslmm.exact.factor import back_solve, factorise, times_lambda
-from bayeslmm.exact.laplace import curve
+from bayeslmm.exact.laplace import curve, slopes
 from bayeslmm.exact.rows import times, weigh
-from bayeslmm.family import family_of
 from bayeslmm.generalized import MOST_DIMENSIONS, GeneralizedFit
 
 Array = NDArray[np.float64]
@@ -109,11 +106,6 @@ def laplace_error(fit: Any, draws: int = 2000, seed: int = 0) -> LaplaceError:
         raise MethodError(f'the error of an approximation is that of a "Laplace" or "AGHQ" fit; got {what}')
     if not fit.model.groups:
         raise MethodError("a model without random effects needs no approximation")
-    constant = np.isfinite(fit.dispersion) or not family_of(fit.model.family).dispersion
-    if fit.model.family not in DISTRIBUTIONS or not constant:
-        raise MethodError(
-            "the error of the approximation is found for families without zeros or a formula for the dispersion of their own"
-        )
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise MethodError(f"draws={draws!r} must be a whole number, at least 100")
     factors = fit.model.structure.factors
@@ -130,13 +122,14 @@ def _sampled(fit: GeneralizedFit, point: Point, draws: int, seed: int) -> Laplac
 
     approximation = Laplace(fit.model, fit.information)
     mode = approximation.mode(point)
-    s, lam, d = approximation.system, approximation.lam(point.theta), approximation.observed
+    s, lam, d = approximation.system, approximation.lam(point.theta), approximation.rows_at(point)
     weigh(s, approximation.rows, curve(d, mode.eta, point.aux, approximation.expected).weight)
     factor = factorise(s, lam)
 
     def log_joint(b: Array) -> Array:
         eta = mode.eta[:, None] + _rows(approximation, times_lambda(s, lam, b - mode.b))
-        values = [d.weights @ log_densities(d.family, d.link, d.y, d.trials, column, point.aux) for column in eta.T]
+        first, weight = np.empty(len(eta)), np.empty(len(eta))
+        values = [slopes(d, np.ascontiguousarray(column), point.aux, False, first, weight) for column in eta.T]
         return np.array(values) - 0.5 * np.sum(b**2, axis=0)
 
     rng, parts = np.random.default_rng(seed), []

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from bayeslmm import pivotal
-from bayeslmm.cumulative import COUNTS, distribution, randomised
+from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.errors import MethodError
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.leftout import densities, smoothed
@@ -278,8 +278,8 @@ def quantile_residuals(
         found = transforms(fit, weights, nsim, rng)
         values, groups, at_draws = found.averaged, "conditional", found if method == "exact" else None
     else:
-        given = distribution(model.family, fit.fitted.to_numpy(), fit.dispersion, _trials(fit))
-        values, groups = randomised(model.family, y, given, rng.uniform(size=len(y))), "conditional"
+        values = randomised(model.family, y, fit.given_effects, rng.uniform(size=len(y)))
+        groups = "conditional"
     named = pd.Series(values, index=model.design.rows, name="quantile_residuals")
     return QuantileResiduals(fit, named, groups, method, every, seed, at_draws, remarks)
 
@@ -292,10 +292,6 @@ def _weights(post: Posterior) -> tuple[Array, tuple[str, ...]]:
         f"Pareto k is above {found.limit:.2f} for {high} of {len(found.k)} rows: their residuals lie too near to 1/2."
     )
     return np.exp(found.log_weights).reshape(post.n_draws, -1), (said,) if high else ()
-
-
-def _trials(fit: GeneralizedFit) -> Array | float:
-    return 1.0 if fit.model.design.trials is None else fit.model.design.trials
 
 
 def _check(fit: Any, nsim: Any, seed: Any, groups: str, method: str) -> None:

@@ -10,8 +10,12 @@ from scipy import integrate, stats
 
 import bayeslmm as bl
 from bayeslmm.averaging import whole
+from bayeslmm.cumulative import distribution, randomised
 from bayeslmm.errors import DataError, MethodError
-from bayeslmm.family import FAMILIES, family_of
+from bayeslmm.exact.zeros import zeroed
+from bayeslmm.family import FAMILIES, LINKS, family_of, linked
+from bayeslmm.generalized_assumptions import standardise_generalized
+from bayeslmm.laplace_error import _sampled
 
 R = json.loads((Path(__file__).parent / "reference" / "zeros.json").read_text(encoding="utf-8"))
 CASES = {
@@ -178,6 +182,87 @@ def test_curves_of_the_response_include_the_zeros() -> None:
     frame = {"DOY": curves.table.index, "mined": ["yes"] * 41, "spp": ["GP"] * 41, "site": [site] * 41}
     np.testing.assert_allclose(curves.individuals[site], bl.predict(fit, frame)["mean"], rtol=1e-10)
     assert (curves.table["mean"] > curves.table["median"]).all()
+
+
+@pytest.mark.parametrize("name", ZEROED)
+def test_distributions_with_zeros_of_their_own(name: str) -> None:
+    """Probabilities are the densities that are fitted; cumulated, they are the distribution function."""
+    family, mu, phi, zero, trials = (
+        family_of(name),
+        np.array([0.3, 0.6]),
+        np.array([0.7, 2.0]),
+        np.array([0.4, 0.1]),
+        7.0,
+    )
+    given = distribution(name, mu, phi, trials, zero)
+    y = np.arange(8.0)
+    link, eta = LINKS[family.links[0]], linked(family.links[0], mu)
+    for row in range(2):
+        zeta = np.log(zero[row] / (1 - zero[row]))
+        logs = [
+            zeroed(family.zeros, family.code, link, v, trials, eta[row], np.log(phi[row]), zeta).density.value
+            for v in y
+        ]
+        np.testing.assert_allclose([given.pmf(v)[row] for v in y], np.exp(logs), rtol=1e-10)
+        np.testing.assert_allclose([given.cdf(v)[row] for v in y], np.cumsum(np.exp(logs)), rtol=1e-10)
+    assert (given.cdf(-1.0) == 0.0).all()
+
+
+CHECKED = ("zero_inflated_negativebinomial_by_day", "hurdle_negativebinomial1")
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_quantile_residuals_of_the_fit_are_uniform(name: str) -> None:
+    """Of simulated responses given the same effects: Kolmogorov and Smirnov at 1e-3, and their mean and spread."""
+    fit = fitted(name)
+    y = bl.simulate(fit, 30, seed=3, groups="conditional").to_numpy()
+    rng, given = np.random.default_rng(2), fit.given_effects
+    residuals = np.concatenate(
+        [randomised(fit.model.family, column, given, rng.uniform(size=len(y))) for column in y.T]
+    )
+    assert stats.kstest(residuals, "uniform").pvalue > 1e-3
+    assert bl.quantile_residuals(fit, method="exact").values.between(0, 1, inclusive="neither").all()
+    assert {"zero inflation"} < set(bl.quantile_residuals(fit, 50).tests.index)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_rootograms_count_the_zeros(name: str) -> None:
+    fit = fitted(name)
+    table = bl.rootogram(fit).table
+    given = fit.given_effects
+    beyond = np.sum(1.0 - given.cdf(float(table.index[-1])))
+    assert table["expected"].sum() + beyond == pytest.approx(fit.nobs, rel=1e-10)
+    if name.startswith("hurdle"):  # all zeros are of their own, and a logit with an intercept reproduces their number
+        assert table.loc[0, "expected"] == pytest.approx(table.loc[0, "observed"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_the_error_of_laplace_by_two_ways(name: str) -> None:
+    """Importance sampling and quadrature of one integral: within four of the former's standard errors."""
+    fit = fitted(name)
+    exact, sampled = bl.laplace_error(fit), _sampled(fit, fit.point, 2000, 3)
+    assert exact.method == "quadrature"
+    assert abs(sampled.value - exact.value) < 4 * sampled.se
+    finer = bl.fit(fit.model, "AGHQ", nodes=25)
+    assert bl.laplace_error(finer).value == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_diagnosis_by_refits(name: str) -> None:
+    fit = fitted(name)
+    found = bl.diagnose(fit, nsim=19, seed=1, progress=False)
+    own = standardise_generalized(fit)
+    assert ("zeros" in set(found.table["check"])) == (not name.startswith("hurdle"))
+    assert np.isfinite(own.residual).all()
+    if name.startswith("zero"):
+        expected = fit.given_effects.pmf(0).sum()
+        assert own.zeros == pytest.approx((fit.model.design.y == 0).sum() / expected, rel=1e-12)
+
+
+@pytest.mark.slow  # draws every figure
+def test_a_report_of_a_model_with_zeros(tmp_path) -> None:
+    page = bl.report(fitted(CHECKED[0]), path=tmp_path / "page.html", nsim=0).read_text(encoding="utf-8")
+    assert "zero_inflated_negativebinomial" in page
 
 
 def test_parts_without_meaning_are_refused() -> None:
