@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.columns import words_in
+from bayeslmm.comparable import check_same_approximation, fit_alike
 from bayeslmm.errors import MethodError
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.formula import Formula, RandomPart
@@ -88,14 +89,14 @@ def anova(
     Parameters
     ----------
     *fits : PointFit
-        One fit, or two or more by REML or ML, in any order.
+        One fit, or two or more by REML or ML, or of another family by one approximation, in any order.
     refit : bool
         Several fits: whether REML fits are refitted by ML. False keeps the restricted likelihoods, which can be compared
         only between models with the same fixed part.
     labels : sequence of str, optional
         Several fits: row names in the order given; otherwise the formulas.
     df : {"satterthwaite", "kenward-roger", "containment", "asymptotic"}, optional
-        One fit: how the denominator degrees of freedom are found; by default "satterthwaite".
+        One fit: how the denominator degrees of freedom are found; by default "satterthwaite" ("asymptotic" if not Gaussian).
     type : {1, 2, 3}, optional
         One fit: type of the hypotheses; by default 3.
 
@@ -125,7 +126,8 @@ def anova(
     """
     if len(fits) == 1:
         _check_single(fits[0], refit, labels)
-        return term_tests(fits[0], "satterthwaite" if df is None else df, 3 if type is None else type)
+        usual = "satterthwaite" if fits[0].model.family == "gaussian" else "asymptotic"
+        return term_tests(fits[0], usual if df is None else df, 3 if type is None else type)
     _check_several(df, type)
     _check(fits, refit)
     names = _names(fits, labels)
@@ -298,6 +300,7 @@ def _check(fits: Sequence[Any], refit: bool) -> None:
     if len(fits) < 2:
         raise MethodError(f"anova compares two fits or more, bl.anova(small, large); got {len(fits)}")
     check_same_data(fits)
+    check_same_approximation(fits)
     if not refit:
         check_restricted(fits)
 
@@ -307,6 +310,8 @@ def _check_fit(fit: Any, name: str) -> None:
         raise MethodError(f"{name} takes fits of bl.fit, not {type(fit).__name__}; posteriors have no likelihood ratio")
     if fit.method == "MAP":
         raise MethodError(f"{name} needs maximised likelihoods; a MAP fit has a maximised posterior. Fit by REML or ML")
+    if fit.method == "PQL":
+        raise MethodError(f'{name} needs a likelihood; quasi-likelihood has none. Fit with method="Laplace"')
 
 
 def _names(fits: Sequence[PointFit], labels: Sequence[str] | None) -> list[str]:
@@ -332,7 +337,7 @@ def _reduced_fit(fit: PointFit, formula: Formula) -> PointFit:
         )
     kept = [(term.group, effect) for term in model.design.random for effect in term.effects]
     held = {name: value for name, value in fit.fixed.items() if _still_there(name, kept)}
-    return fit_model(model, fit.method, fixed=held or None)  # type: ignore[arg-type]
+    return fit_alike(fit, model, held)
 
 
 def _still_there(name: str, kept: Sequence[tuple[str, str]]) -> bool:

@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
-from bayeslmm.estimates import natural_vector, parameter_names
+from bayeslmm.estimates import parameter_names, public_vector
 from bayeslmm.refits import (
     Groups,
     Outcome,
+    Redrawn,
     Refits,
     Task,
     bar,
@@ -23,6 +24,7 @@ from bayeslmm.refits import (
     cores_for,
     entropy_of,
     failure_notes,
+    refits_of,
     refitted,
     responses,
     run,
@@ -145,11 +147,12 @@ def bootstrap(
     Parameters
     ----------
     fit : PointFit
-        A fit by REML or ML; refits are of the same kind, with the same parameters held.
+        A fit by REML or ML, or of another family; refits are of the same kind, with the same parameters held.
     nsim : int
         Number of simulations.
     statistic : callable, optional
-        PointFit → number, mapping, Series or array; by default the coefficients, sds, correlations and σ.
+        PointFit → number, mapping, Series or array; by default every parameter: coefficients, sds, correlations, σ or
+        another dispersion, coefficients for dispersion and zeros.
     seed : int or Generator
         The same seed gives the same draws, whatever `cores`. None takes a new one, kept in ``.seed``.
     groups : {"new", "conditional"}
@@ -179,7 +182,7 @@ def bootstrap(
     """
     check(fit, nsim, groups)
     entropy = entropy_of(seed)
-    refits = Refits(fit.model)
+    refits = refits_of(fit.model)
     own = _values(fit, statistic)
     with bar(progress, nsim, "bootstrap") as advance:
         work = partial(_block, fit, refits, statistic, groups)
@@ -200,7 +203,9 @@ def bootstrap(
     )
 
 
-def _block(fit: PointFit, refits: Refits, statistic: Statistic | None, groups: Groups, task: Task) -> list[Outcome]:
+def _block(
+    fit: PointFit, refits: Refits | Redrawn, statistic: Statistic | None, groups: Groups, task: Task
+) -> list[Outcome]:
     found = []
     for y in responses(fit, task, groups):
         again = refitted(fit, refits, y)
@@ -214,7 +219,7 @@ def _block(fit: PointFit, refits: Refits, statistic: Statistic | None, groups: G
 
 def _values(fit: PointFit, statistic: Statistic | None) -> Mapping[str, float] | Array:
     if statistic is None:
-        return np.append(fit.beta, natural_vector(fit.model, fit.theta, fit.sigma))
+        return public_vector(fit)
     value = statistic(fit)
     if isinstance(value, Mapping | pd.Series):
         return {str(name): float(number) for name, number in value.items()}

@@ -23,10 +23,41 @@ _LIMITS = {
 }
 
 
+def curvature_root(optimum: Optimum, aux: int | None, first: int) -> Array:
+    """K (r, m) with K'K the covariance of the search's coordinates, from the curvature in those that are not on a boundary.
+
+    A log dispersion that runs off to infinity has no curvature, nor have then the coefficients after it: theirs is NaN.
+
+    Parameters
+    ----------
+    optimum : Optimum
+    aux : int or None
+        Where the log dispersion stands among the coordinates, if it does.
+    first : int
+        Where the coordinates end that come before log dispersion and the coefficients for dispersion and zeros.
+
+    Returns
+    -------
+    ndarray
+    """
+    free = np.flatnonzero(optimum.free)
+    for used in (free, free[free != aux], free[free < first]):
+        root = np.zeros((len(used), len(optimum.theta)))
+        root[:, np.setdiff1d(free, used)] = np.nan
+        try:
+            L = np.linalg.cholesky(0.5 * optimum.hessian[np.ix_(used, used)])
+        except np.linalg.LinAlgError:
+            continue
+        root[:, used] = np.linalg.solve(L, np.eye(len(used)))
+        return root
+    root[:, free] = np.nan
+    return root
+
+
 def judged(
-    model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, dispersion: float
+    model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, dispersion: float, aux: int | None
 ) -> Optimum:
-    """The optimum with what it means where an estimate runs off to infinity."""
+    """The optimum with what it means where an estimate runs off to infinity; `aux` is where log dispersion is searched for."""
     endless = _separated(model, approximation, beta, root)
     if endless:
         message = (
@@ -35,10 +66,10 @@ def judged(
         )
         return replace(optimum, converged=False, message=message)
     limit = _LIMITS.get(family_of(model.family).plain)
-    if limit is None or not approximation.has_dispersion or _excess(model, approximation, beta, dispersion) > NO_EXCESS:
+    if limit is None or aux is None or _excess(model, approximation, beta, dispersion) > NO_EXCESS:
         return optimum
     others = optimum.free.copy()
-    others[model.n_theta + len(beta)] = False
+    others[aux] = False
     g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
     if float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT:
         return replace(optimum, converged=True, message=f"converged; there is no overdispersion, {limit}")

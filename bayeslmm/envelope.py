@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.comparable import fit_alike
 from bayeslmm.errors import BayesLMMError
-from bayeslmm.generalized import GeneralizedFit, fit_generalized
-from bayeslmm.model import Model
-from bayeslmm.quasi import QuasiFit, fit_quasi
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.refits import (
     Outcome,
+    Redrawn,
     Refits,
-    SimulatedResponse,
     Task,
     bar,
     cores_for,
@@ -72,7 +70,7 @@ def _again(fit: GeneralizedFit, y: Array, statistics: Callable[[PointFit], Array
 
 
 def refit(fit: GeneralizedFit, y: Array) -> GeneralizedFit:
-    """The fit of the same design with another response, by the same method.
+    """The fit of the same design with another response, by the same method, with the same parameters held.
 
     Parameters
     ----------
@@ -83,17 +81,7 @@ def refit(fit: GeneralizedFit, y: Array) -> GeneralizedFit:
     -------
     GeneralizedFit
     """
-    base = fit.model
-    kept = {name: value for name, value in vars(base).items() if name not in ("products", "gaussian")}
-    model = object.__new__(Model)
-    model.__dict__.update(
-        kept | {"design": replace(base.design, y=y), "arguments": {**base.arguments, "data": SimulatedResponse()}}
-    )
-    if isinstance(fit, QuasiFit):
-        return fit_quasi(model)
-    nodes = fit.nodes if fit.method == "AGHQ" else None
-    joint = len(fit.optimum.theta) < base.n_theta + len(fit.beta)
-    return fit_generalized(model, fit.method, nodes=nodes, information=fit.information, fast=joint)
+    return cast(GeneralizedFit, fit_alike(fit, Redrawn(fit.model).model(y), fit.fixed))
 
 
 def _block(fit: PointFit, refits: Refits, statistics: Callable[[PointFit], Array], task: Task) -> list[Outcome]:

@@ -111,6 +111,11 @@ def natural_of(fit: PointFit) -> Array:
     return found
 
 
+def public_vector(fit: PointFit) -> Array:
+    """All estimates of a fit, in the order of `parameter_names`."""
+    return np.concatenate([fit.beta, natural_of(fit), _further(fit)[0]])
+
+
 def estimates(result: PointFit | Posterior | MarginalModel, label: str) -> Estimates:
     """The estimates of a result.
 
@@ -187,7 +192,7 @@ def _of_point(fit: PointFit, label: str) -> Estimates:
     slope = np.where(corr, 1.0 - natural**2, natural)
     natural_error = np.where(edge, np.nan, slope * error)
     reach = NORMAL_975 * np.where(edge, np.nan, error)
-    se = fit.beta_sd
+    se = np.where([f"fixef[{name}]" in fit.fixed for name in model.design.fixed.names], np.nan, fit.beta_sd)
     lower, upper = _wald(natural, corr, -reach), _wald(natural, corr, reach)
     natural = np.where(_undefined(model, natural), np.nan, natural)
     further, further_se = _further(fit)
@@ -207,7 +212,8 @@ def _further(fit: PointFit) -> tuple[Array, Array]:
     """Coefficients of the formulas for dispersion and zeros, and their standard errors."""
     frames = list(fit.further_fixef.values()) if isinstance(fit, GeneralizedFit) else []
     both = np.concatenate([np.empty((0, 2)), *(frame[["estimate", "se"]].to_numpy(float) for frame in frames)])
-    return both[:, 0], both[:, 1]
+    held = [name in fit.fixed for name in further_names(fit.model)]
+    return both[:, 0], np.where(held, np.nan, both[:, 1])
 
 
 def _wald(natural: Array, corr: NDArray[np.bool_], reach: Array) -> Array:
@@ -245,6 +251,8 @@ def variance_covariance(fit: PointFit) -> Array:
         found = variance_covariance(fit.last)
         known = [name != fit.model.dispersion for name in variance_names(fit.model)]
         return np.where(np.outer(known, known), found, np.nan)
+    if isinstance(fit, GeneralizedFit):
+        return _without_edges(fit, _approximate_covariance(fit))
     optimum, model = fit.optimum, fit.model
     names = variance_names(model)
     back, profiled = _coordinates(fit)
@@ -259,11 +267,31 @@ def variance_covariance(fit: PointFit) -> Array:
     if profiled:
         scale = np.array([0.0 if name.startswith("corr_") else 1.0 for name in names])
         covariance = covariance + np.outer(scale, scale) / (2.0 * _degrees(fit))
-    _, edge = _edges(model, natural_of(fit))
-    held = np.array([name in fit.fixed for name in names]) | edge
-    covariance[held] = np.nan
-    covariance[:, held] = np.nan
-    return np.asarray(covariance)
+    return _without_edges(fit, covariance)
+
+
+def _without_edges(fit: PointFit, covariance: Array) -> Array:
+    """NaN for what is at the boundary or held."""
+    _, edge = _edges(fit.model, natural_of(fit))
+    held = np.array([name in fit.fixed for name in variance_names(fit.model)], bool) | edge
+    return np.where(np.logical_or.outer(held, held), np.nan, covariance)
+
+
+def _approximate_covariance(fit: GeneralizedFit) -> Array:
+    """Covariance of [log sd, atanh correlation, log dispersion] of a generalized fit; NaN where it has no curvature."""
+    model, root, m = fit.model, fit.parameter_root, fit.model.n_theta
+    known = bool(np.isfinite(fit.dispersion))
+    jacobian = np.zeros((len(variance_names(model)), root.shape[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for i in np.flatnonzero((root[:, :m] != 0).any(axis=0)):
+            jacobian[:, i] = _slope(lambda theta: _transformed(model, theta, fit.dispersion), fit.theta, int(i), 1.0)
+    if known:
+        jacobian[-1, root.shape[1] - len(fit.further) - 1] = 1.0
+    used = (jacobian != 0).any(axis=0)
+    found = ~np.isnan(root).any(axis=0)
+    spread = root[:, used & found] @ jacobian[:, used & found].T
+    spread[:, (jacobian[:, ~found] != 0).any(axis=1)] = np.nan
+    return np.asarray(spread.T @ spread)
 
 
 def _inverse(curvature: Array) -> Array:
@@ -293,10 +321,6 @@ def _transformed(model: Model, theta: Array, sigma: float) -> Array:
 def _coordinates(fit: PointFit) -> tuple[Callable[[Array], tuple[Array, float]], bool]:
     """The optimiser's coordinates → (theta, sigma), and whether σ was profiled out."""
     model, m = fit.model, fit.model.n_theta
-    if isinstance(fit, GeneralizedFit):
-        at = m + len(fit.beta) if len(fit.optimum.theta) > m + len(fit.beta) else m  # where β is not in the search
-        known = bool(np.isfinite(fit.dispersion))
-        return lambda x: (x[:m], float(np.exp(x[at])) if known else float("nan")), False
     if fit.fixed:
         return _held_coordinates(fit), False
     scale = model.products.y_scale
@@ -323,7 +347,5 @@ def _degrees(fit: PointFit) -> int:
 
 
 def _unit(fit: PointFit, i: int) -> float:
-    if isinstance(fit, GeneralizedFit):
-        return 1.0
     scale = fit.model.products.theta_scale
     return 1.0 if fit.fixed or i >= len(scale) else float(1.0 / scale[i])

@@ -62,7 +62,8 @@ def fit(
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional
         Parameters held at a value: ``{"sd_Subject[Days]": 6.0, "sigma": 25.0}``; ``"sd_Subject"`` holds all its effects;
-        ``"corr_Subject[Intercept, Days]"`` where a term has two effects.
+        ``"corr_Subject[Intercept, Days]"`` where a term has two effects. Of another family than the Gaussian also its
+        dispersion, ``"alpha"``, and coefficients, ``"fixef[x]"``, ``"zero[x]"``, ``"dispersion[x]"``.
     fixef : {"integrated", "joint"}
         For MAP: β integrated out, or maximised with the rest.
     nodes : int, optional
@@ -93,9 +94,9 @@ def fit(
     if not isinstance(model, Model):
         raise MethodError(f"fit takes a Model, bl.fit(bl.Model(formula, data)); got {type(model).__name__}")
     if model.family != "gaussian":
-        if fixed or fixef != "integrated":
-            raise MethodError("fixed= and fixef= are for Gaussian models")
-        return _fit_other(model, method or "Laplace", start, nodes, information, fast)
+        if fixef != "integrated":
+            raise MethodError("fixef= is for Gaussian models")
+        return _fit_other(model, method or "Laplace", start, fixed, nodes, information, fast)
     if nodes is not None or information is not None or fast:
         raise MethodError("nodes=, information= and fast= are for families other than the Gaussian")
     method = method or "REML"
@@ -119,18 +120,24 @@ def _check_gaussian(method: str, fixef: str) -> None:
 
 
 def _fit_other(
-    model: Model, method: str, start: Array | None, nodes: int | None, information: str | None, fast: bool
+    model: Model,
+    method: str,
+    start: Array | None,
+    fixed: Mapping[str, float] | None,
+    nodes: int | None,
+    information: str | None,
+    fast: bool,
 ) -> PointFit:
     """Any family but the Gaussian."""
     if method == "PQL":
-        if nodes is not None or information is not None or fast or start is not None:
-            raise MethodError("PQL takes no start=, nodes=, information= or fast=")
+        if nodes is not None or information is not None or fast or start is not None or fixed:
+            raise MethodError("PQL takes no start=, fixed=, nodes=, information= or fast=")
         return fit_quasi(model)
     begin = None if start is None else _start(model, start)
     small = model.structure.rest_size < THREADS_FROM
     with one_thread(small), compilation_notice(laplace):
         return fit_generalized(
-            model, method, start=begin, nodes=nodes, information=information or "observed", fast=fast
+            model, method, start=begin, nodes=nodes, information=information or "observed", fast=fast, fixed=fixed
         )
 
 

@@ -17,13 +17,15 @@ from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
 from bayeslmm.covariance import Covariance
 from bayeslmm.cumulative import distribution
-from bayeslmm.endless import judged
+from bayeslmm.endless import curvature_root, judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
 from bayeslmm.family import LINKS, family_of
+from bayeslmm.generalized_search import METHODS, NODES, Found, check_options, criterion, searched, spread
 from bayeslmm.model import Model
-from bayeslmm.optimise import DECREMENT, Objective, Optimum, approach, minimise
+from bayeslmm.optimise import DECREMENT, Optimum, approach, minimise
+from bayeslmm.restriction import Restriction
 from bayeslmm.result import PointFit
 from bayeslmm.table import (
     Page,
@@ -38,16 +40,9 @@ from bayeslmm.table import (
 )
 
 Array = NDArray[np.float64]
-# Nodes per dimension of AGHQ, if not given; effects of one group that it integrates over at most.
-NODES, MOST_DIMENSIONS = 11, 3
 # Deviation on the link scale at which a level all but determines its responses.
 DETERMINED = 8.0
 FURTHER = {"dispersion": "Log of the dispersion", "zero": "Logit of the probability of a zero of its own"}
-METHODS = {
-    "Laplace": "Laplace's approximation",
-    "AGHQ": "adaptive Gauss-Hermite quadrature",
-    "PQL": "penalised quasi-likelihood",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,13 +71,7 @@ class GeneralizedFit(PointFit):
         """Coefficients of the formulas for "dispersion" (of its log) and "zero" (of its logit), estimate and se."""
         if not self.model.design.further:
             return {}
-        free = np.flatnonzero(self.optimum.free)
-        covariance = np.full((len(self.optimum.free),) * 2, np.nan)
-        covariance[np.ix_(free, free)] = 2.0 * np.linalg.pinv(self.optimum.hessian[np.ix_(free, free)])
-        with np.errstate(
-            invalid="ignore"
-        ):  # no curvature along a coefficient that runs off to infinity: its error is NaN
-            se = np.sqrt(np.diag(covariance))[len(self.optimum.free) - len(self.further) :]
+        se = np.linalg.norm(self.parameter_root[:, self.parameter_root.shape[1] - len(self.further) :], axis=0)
         found = {}
         for name, part in self._further_places.items():
             columns = {"estimate": self.further[part], "se": se[part]}
@@ -110,14 +99,47 @@ class GeneralizedFit(PointFit):
         return np.asarray(inverse(design.further_columns(name, data) @ self.further[self._further_places[name]]))
 
     @property
+    def dispersed(self) -> bool:
+        """Whether there is a dispersion parameter that is one number."""
+        return bool(np.isfinite(self.dispersion))
+
+    @property
     def df(self) -> int:
-        """Number of estimated parameters: coefficients, theta and dispersion."""
-        return len(self.beta) + self.model.n_theta + int(np.isfinite(self.dispersion)) + len(self.further)
+        """Number of estimated parameters: coefficients, theta and dispersion, less those held."""
+        return len(self.beta) + self.model.n_theta + int(self.dispersed) + len(self.further) - len(self.fixed)
+
+    @property
+    def fast(self) -> bool:
+        """Whether β was taken at the mode together with the effects, not searched for."""
+        return not self.fixed and len(self.optimum.theta) < self.model.n_theta + len(self.beta)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `bl.fit` is told besides the method, to fit another model or response in the same way."""
+        own = {} if self.nodes == 1 else {"nodes": self.nodes}
+        return own | {"information": self.information, "fast": self.fast}
+
+    @property
+    def parameters(self) -> Array:
+        """θ, β, log dispersion where it is one number, and the further coefficients, in one vector."""
+        return np.concatenate([self.theta, self.beta, [self.point.aux] * self.dispersed, self.further])
+
+    @cached_property
+    def parameter_root(self) -> Array:
+        """K (r, m) with K'K the covariance of `parameters`, without β in a fast fit.
+
+        From the curvature of the criterion at its optimum; parameters on a boundary or held do not vary, those that
+        run off to infinity are NaN.
+        """
+        if self.fixed:
+            return spread(Restriction(self.model, self.dispersed, self.fixed), self.optimum)
+        aux = len(self.optimum.theta) - len(self.further) - int(self.dispersed)
+        return curvature_root(self.optimum, aux if self.dispersed else None, aux)
 
     @property
     def point(self) -> Point:
         """The estimates in the parameters of Laplace's approximation."""
-        aux = float(np.log(self.dispersion)) if np.isfinite(self.dispersion) else 0.0
+        aux = float(np.log(self.dispersion)) if self.dispersed else 0.0
         return Point(self.theta, self.beta, aux, self.further)
 
     @cached_property
@@ -211,6 +233,8 @@ class GeneralizedFit(PointFit):
         tables += [(frame_table(FURTHER[name], _with_z(frame)), "") for name, frame in self.further_fixef.items()]
         tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
         remarks = left_out(self.model)
+        held = ", ".join(f"{name} = {value:.6g}" for name, value in self.fixed.items())
+        remarks += [f"Held fixed, not estimated: {held}."] if held else []
         remarks += [f"Singular fit: {'; '.join(zeros(self))}."] if self.singular else []
         remarks += self._determined()
         remarks += [] if self.converged else [f"NOT CONVERGED: {self.message}"]
@@ -259,6 +283,7 @@ def fit_generalized(
     nodes: int | None = None,
     information: str = "observed",
     fast: bool = False,
+    fixed: Mapping[str, float] | None = None,
 ) -> GeneralizedFit:
     """Estimate a generalized linear mixed model.
 
@@ -277,6 +302,8 @@ def fit_generalized(
         expected, as lme4 has it where the link is not canonical.
     fast : bool
         Take β at the mode together with the effects (lme4's nAGQ = 0): quicker, and further from the likelihood's maximum.
+    fixed : mapping, optional
+        Parameters held at a value, by public name.
 
     Returns
     -------
@@ -287,7 +314,7 @@ def fit_generalized(
     MethodError
         An option that has no meaning for this model.
     """
-    _check(model, method, nodes, information, fast)
+    check_options(model, method, nodes, information, fast, fixed)
     rough = Laplace(model, information, joint=True)
     beta, aux, R, _ = rough.start()
     rough.beta = beta
@@ -297,49 +324,25 @@ def fit_generalized(
     further, unit = rough.further_start(aux)
     begin, basis = np.concatenate([theta, [aux] * has, further]), block_diag(model.theta_basis, np.eye(has), unit)
     if fast:
-        first = minimise(_objective(rough), begin, covariances, basis)
-        return _result(model, rough, first, rough.beta, _given_theta(rough, first.theta), method, information)
-    near = approach(_objective(rough), begin, covariances, basis)
+        first, m = minimise(criterion(rough), begin, covariances, basis), model.n_theta
+        x = np.concatenate([first.theta[:m], rough.beta, first.theta[m:]])
+        return _result(rough, Found(first, x, _given_theta(rough, first.theta), m), method, information)
     full = Quadrature(model, information, nodes or NODES) if method == "AGHQ" else Laplace(model, information)
-    full.b = rough.b
     m = model.n_theta
+    scale = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
+    if fixed:
+        x = np.concatenate([begin[:m], beta, begin[m:]])
+        found = searched(full, Restriction(model, bool(has), fixed), x, scale)
+        return _result(full, found, method, information)
+    near = approach(criterion(rough), begin, covariances, basis)
+    full.b = rough.b
     x = np.concatenate([near[:m], rough.beta, near[m:]])
-    basis = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
-    optimum = minimise(_objective(full), x, covariances, basis, near=True)
+    optimum = minimise(criterion(full), x, covariances, scale, near=True)
     if start is not None or not optimum.free[:m].all():
-        optimum = _lower(full, optimum, theta, covariances, basis)
-    beta_at = slice(m, m + full.p)
-    return _result(model, full, optimum, optimum.theta[beta_at], _root(optimum, beta_at), method, information)
-
-
-def _check(model: Model, method: str, nodes: int | None, information: str, fast: bool) -> None:
-    """Raise for options that have no meaning."""
-    if method not in METHODS:
-        known = " or ".join(f'"{name}"' for name in METHODS)
-        raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {known}")
-    if information not in ("observed", "expected"):
-        raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
-    if information == "expected" and not family_of(model.family).has_information:
-        raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
-    if method != "AGHQ":
-        if nodes is not None:
-            raise MethodError('nodes= is for method="AGHQ"')
-        return
-    if fast:
-        raise MethodError('fast=True is for method="Laplace"')
-    if nodes is not None and (isinstance(nodes, bool) or not isinstance(nodes, int | np.integer) or nodes < 1):
-        raise MethodError(f"nodes={nodes!r} must be a whole number, at least 1")
-    factors = model.structure.factors
-    if len(factors) != 1 or factors[0].width > MOST_DIMENSIONS:
-        groups = ", ".join(f"{f.group}: {f.width}" for f in factors) or "none"
-        raise MethodError(
-            f"AGHQ integrates over the effects of one grouping factor, at most {MOST_DIMENSIONS} of them; the model has "
-            f'{groups}. Use method="Laplace"'
-        )
-
-
-def _objective(approximation: Laplace) -> Objective:
-    return lambda x: approximation.minus_twice(approximation.point(x))
+        optimum = _lower(full, optimum, theta, covariances, scale)
+    aux = m + full.p
+    root = curvature_root(optimum, aux if has else None, aux)
+    return _result(full, Found(optimum, optimum.theta, root, aux), method, information)
 
 
 def _lower(
@@ -347,50 +350,36 @@ def _lower(
 ) -> Optimum:
     """The lower of the optimum and of what a search from `theta` finds: on a boundary it may be a local one."""
     x = np.concatenate([theta, optimum.theta[len(theta) :]])
-    other = minimise(_objective(approximation), x, covariances, basis)
+    other = minimise(criterion(approximation), x, covariances, basis)
     return other if other.value < optimum.value - DECREMENT * max(1.0, abs(optimum.value)) else optimum
 
 
-def _root(optimum: Optimum, beta_at: slice) -> Array:
-    """K with K'K the covariance of β, from the curvature in all parameters that are neither on a boundary nor endless."""
-    free = np.flatnonzero(optimum.free)
-    for used in (
-        free,
-        free[free != beta_at.stop],
-        free[free < beta_at.stop],
-    ):  # a dispersion that runs off to infinity has no curvature
-        place = np.flatnonzero((used >= beta_at.start) & (used < beta_at.stop))
-        try:
-            L = np.linalg.cholesky(0.5 * optimum.hessian[np.ix_(used, used)])
-        except np.linalg.LinAlgError:
-            continue
-        return np.asarray(np.linalg.solve(L, np.eye(len(used)))[:, place])
-    return np.full((len(place), len(place)), np.nan)
-
-
 def _given_theta(approximation: Laplace, x: Array) -> Array:
+    """K (p, m + p) with K'K the covariance of (θ, β), θ taken for known."""
     precision = approximation.coefficient_precision(approximation.point(x))
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(precision)))
+    root = np.linalg.inv(np.linalg.cholesky(precision))
+    return np.hstack([np.zeros((len(root), approximation.model.n_theta)), root])
 
 
-def _result(
-    model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, method: str, information: str
-) -> GeneralizedFit:
-    point = approximation.point(optimum.theta)
-    dispersion = float(np.exp(point.aux)) if approximation.has_dispersion else float("nan")
-    optimum = judged(model, approximation, optimum, beta, root, dispersion)
+def _result(approximation: Laplace, found: Found, method: str, information: str) -> GeneralizedFit:
+    model, m = approximation.model, approximation.model.n_theta
+    beta, root = found.x[m : m + approximation.p], found.root[:, m : m + approximation.p]
+    after = found.x[m + approximation.p :]
+    dispersed = approximation.has_dispersion
+    dispersion = float(np.exp(after[0])) if dispersed else float("nan")
     return GeneralizedFit(
         model=model,
         method=method,
-        theta=optimum.theta[: model.n_theta],
+        theta=found.x[:m],
         sigma=1.0,
         beta=np.array(beta),
         beta_root=root,
-        loglik=-0.5 * float(optimum.value),
+        loglik=-0.5 * float(found.optimum.value),
         logposterior=None,
-        optimum=optimum,
+        optimum=judged(model, approximation, found.optimum, beta, root, dispersion, found.aux),
+        fixed=found.held,
         dispersion=dispersion,
         information=information,
         nodes=approximation.count,
-        further=point.further,
+        further=after[int(dispersed) :],
     )

@@ -197,14 +197,14 @@ def _aux(fit: GeneralizedFit, at: Parts) -> Linear:
     columns = at.dispersion if at.dispersion.shape[1] else np.ones((len(at.eta), int(np.isfinite(fit.dispersion))))
     slopes, stop = np.zeros_like(at.given.slopes), start + columns.shape[1]
     slopes[:, start:stop] = columns
-    return Linear(columns @ fit.optimum.theta[start:stop], slopes)
+    return Linear(columns @ fit.parameters[start:stop], slopes)
 
 
 def _zeta(fit: GeneralizedFit, at: Parts) -> Linear:
     """The logit of the probability of a zero of its own."""
     slopes, start = np.zeros_like(at.given.slopes), at.given.slopes.shape[1] - at.zero.shape[1]
     slopes[:, start:] = at.zero
-    return Linear(at.zero @ fit.optimum.theta[start:], slopes)
+    return Linear(at.zero @ fit.parameters[start:], slopes)
 
 
 def check_part(result: Result, kind: str) -> None:

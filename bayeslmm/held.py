@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,11 @@ def natural_names(direct: Direct) -> list[str]:
 
 def names_held(direct: Direct, fixed: Mapping[str, float]) -> dict[str, float]:
     """The natural coordinates that `fixed` holds, one by one."""
-    names = natural_names(direct)
+    return named(natural_names(direct), fixed)
+
+
+def named(names: Sequence[str], fixed: Mapping[str, float]) -> dict[str, float]:
+    """Which of the names `fixed` holds, one by one."""
     held: dict[str, float] = {}
     if not isinstance(fixed, Mapping):
         raise MethodError(f'fixed= takes values by name, {{"sigma": 1.0}}; got {fixed!r}')

@@ -164,7 +164,7 @@ def _wald(fit: PointFit, names: Sequence[str], level: float) -> Array:
 def _profiled(
     fit: PointFit, parameters: str | Sequence[str] | None, level: float, criterion: str
 ) -> tuple[tuple[str, ...], Array]:
-    with one_thread(fit.model.products.structure.rest_size < THREADS_FROM):
+    with one_thread(fit.model.structure.rest_size < THREADS_FROM):
         found = curves(fit, parameters, criterion)[1]
         rise = float(chdtri(1, 1.0 - level))
         bounds = [(curve.bound(-1, rise), curve.bound(1, rise)) for curve in found]

@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.anova import by_ml, check_restricted, check_same_data
+from bayeslmm.comparable import check_same_approximation
 from bayeslmm.errors import MethodError
 from bayeslmm.nesting import NO_GAIN, Reference, mixture_p, p_value, reference
 from bayeslmm.refits import (
     Outcome,
+    Redrawn,
     Refits,
     Task,
     bar,
@@ -22,6 +24,7 @@ from bayeslmm.refits import (
     cores_for,
     entropy_of,
     failure_notes,
+    refits_of,
     refitted,
     responses,
     run,
@@ -153,7 +156,7 @@ def bootstrap_test(
     Parameters
     ----------
     small, large : PointFit
-        Fits by REML or ML of the same response and rows.
+        Fits by REML or ML of the same response and rows, or of another family by one approximation.
     nsim : int
         Number of simulations from the smaller fit; each is refitted by both models.
     seed : int or Generator
@@ -187,6 +190,7 @@ def bootstrap_test(
     for fit in (small, large):
         check(fit, nsim, "new")
     check_same_data([small, large])
+    check_same_approximation([small, large])
     small, large = (by_ml(small), by_ml(large)) if refit else (small, large)
     check_restricted([small, large])
     if small.df >= large.df:
@@ -196,7 +200,7 @@ def bootstrap_test(
     entropy = entropy_of(seed)
     models = [small.model, large.model]
     with bar(progress, nsim, "bootstrap test") as advance:
-        work = partial(_block_of_both, small, large, Refits(small.model), Refits(large.model))
+        work = partial(_block_of_both, small, large, refits_of(small.model), refits_of(large.model))
         outcomes = run(work, tasks(nsim, entropy), cores_for(cores, models), models, advance)
     failures = tuple((i, o.message) for i, o in enumerate(outcomes) if o.message)
     observed = max(0.0, 2.0 * (large.loglik - small.loglik))
@@ -205,7 +209,9 @@ def bootstrap_test(
     return BootstrapTest(small, large, observed, ratios, failures, converged, entropy)
 
 
-def _block_of_both(small: PointFit, large: PointFit, first: Refits, second: Refits, task: Task) -> list[Outcome]:
+def _block_of_both(
+    small: PointFit, large: PointFit, first: Refits | Redrawn, second: Refits | Redrawn, task: Task
+) -> list[Outcome]:
     """As `_block`, the likelihood ratio in place of the log-likelihood."""
     found = []
     for y in responses(small, task, "new"):

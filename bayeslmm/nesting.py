@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc
 
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.zeros import INFLATED, NONE
+from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
@@ -18,6 +20,8 @@ Array = NDArray[np.float64]
 SPANNED = 1e-8
 # A likelihood ratio below this is that of two fits at the same point.
 NO_GAIN = 1e-8
+# Families that are another's at an end of its dispersion.
+LIMITS = (("poisson", "negativebinomial"), ("poisson", "negativebinomial1"), ("binomial", "betabinomial"))
 
 
 class Reference(NamedTuple):
@@ -48,10 +52,13 @@ def reference(small: Model, large: Model) -> Reference:
     >>> reference(full.update("Reaction ~ Days + (1 | Subject)"), full).mixture
     (1, 2)
     """
-    if not _fixed_nested(small, large):
+    limits = _limits(small, large)
+    if limits is None or not _fixed_nested(small, large):
         return Reference(False, None, "the models are not nested: compare AIC, p is not defined")
-    fixed_differ = not spanned(large.X, small.X)
+    fixed_differ = not spanned(large.X, small.X) or _further_differ(small, large)
     fewer, more = _unmatched(_blocks(small), _blocks(large))
+    if limits:
+        return _limiting_reference(limits, bool(fixed_differ or fewer or more))
     if not more and not fewer:
         return Reference(True, None, "")
     if fixed_differ:
@@ -61,6 +68,42 @@ def reference(small: Model, large: Model) -> Reference:
             "fixed and random parts both differ, so no mixture is known: p is from χ², if anything too large",
         )
     return _random_reference(fewer, more)
+
+
+def _limits(small: Model, large: Model) -> int | None:
+    """How many parameters of the larger model's distribution go to an end of their domain; None where it has no such case."""
+    one, other = family_of(small.family), family_of(large.family)
+    if small.link != large.link:
+        return None
+    dispersions = 0 if one.plain == other.plain else 1 if (one.plain, other.plain) in LIMITS else None
+    added = large.design.further_columns("zero").shape[1]
+    own = 0 if one.zeros == other.zeros else added if (one.zeros, other.zeros) == (NONE, INFLATED) else None
+    nested = all(spanned(_further(small, name), _further(large, name)) for name in ("dispersion", "zero"))
+    return None if dispersions is None or own is None or not nested else dispersions + own
+
+
+def _further(model: Model, name: str) -> Array:
+    """Columns of the formula for dispersion or zeros; of a constant dispersion ones."""
+    constant = name == "dispersion" and name not in model.design.further and model.dispersion is not None
+    return np.ones((model.design.nobs, 1)) if constant else model.design.further_columns(name)
+
+
+def _further_differ(small: Model, large: Model) -> bool:
+    """Whether formulas for parameters that both models have differ."""
+    both = [(_further(small, name), _further(large, name)) for name in ("dispersion", "zero")]
+    return any(bool(one.shape[1]) and not spanned(other, one) for one, other in both)
+
+
+def _limiting_reference(limits: int, more: bool) -> Reference:
+    if more:
+        return Reference(True, None, "the families and more differ, so no mixture is known: p is from χ², too large")
+    if limits == 1:
+        return Reference(
+            True,
+            (0, 1),
+            "p_mixture is from ½χ²(0) + ½χ²(1): the smaller family is the larger one's at an end of a parameter",
+        )
+    return Reference(True, None, "parameters of the family go to their ends together, for which no mixture is known")
 
 
 def p_value(statistic: float, degrees: float) -> float:

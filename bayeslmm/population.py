@@ -88,19 +88,16 @@ class Averages(Combinations):
         return Contrast(value, V, int(kept.sum()), np.inf, F)
 
 
-def over_all(fit: PointFit) -> bool:
-    """Whether a fit is the maximum of one likelihood over all parameters."""
-    model = fit.model
-    constant = family_of(model.family).dispersion is not None and "dispersion" not in model.design.further
-    size = model.n_theta + len(fit.beta) + constant + sum(len(block.names) for block in model.design.further.values())
-    return fit.method in ("Laplace", "AGHQ") and len(fit.optimum.theta) == size
+def over_all(fit: Any) -> bool:
+    """Whether a fit is the optimum of one criterion over all parameters."""
+    return fit.method in ("Laplace", "AGHQ", "MAP") and not getattr(fit, "fast", True)
 
 
-def parameter_root(fit: PointFit) -> Array:
+def parameter_root(fit: Any) -> Array:
     """K (r, P) with K'K the covariance of all parameters (θ, β, log φ, coefficients for φ and zeros), from the curvature.
 
-    Parameters on a boundary do not vary, nor does a dispersion, or the coefficients for φ and zeros, that run off to infinity,
-    where the likelihood has no curvature in them. NaN where the curvature is not positive definite in the others.
+    Parameters on a boundary or held do not vary, nor does a dispersion, or the coefficients for φ and zeros, that run off to
+    infinity, where the likelihood has no curvature in them. NaN where the curvature is not positive definite in the others.
 
     Parameters
     ----------
@@ -121,17 +118,10 @@ def parameter_root(fit: PointFit) -> Array:
             "these standard errors carry the uncertainty of all parameters from one likelihood: "
             f'fit with "Laplace" or "AGHQ" and fast=False; this is {fit.method} of the {fit.model.family} family'
         )
-    stop = fit.model.n_theta + len(fit.beta)
-    free, size = np.flatnonzero(fit.optimum.free), len(fit.optimum.theta)
-    for used in (free, free[free != stop], free[free < stop]):
-        try:
-            L = np.linalg.cholesky(0.5 * fit.optimum.hessian[np.ix_(used, used)])
-        except np.linalg.LinAlgError:
-            continue
-        root = np.zeros((len(used), size))
-        root[:, used] = np.linalg.solve(L, np.eye(len(used)))
-        return root
-    return np.full((size, size), np.nan)
+    root = fit.parameter_root.copy()
+    after = root[:, fit.model.n_theta + len(fit.beta) :]
+    after[np.isnan(after)] = 0.0
+    return np.asarray(root)
 
 
 def point_of(model: Model, psi: Array) -> Point:
@@ -142,9 +132,9 @@ def point_of(model: Model, psi: Array) -> Point:
     return Point(psi[:m], psi[m : m + p], float(rest[0]) if constant else 0.0, rest[int(constant) :])
 
 
-def differentiated(value: Callable[[Point], Array], fit: PointFit) -> tuple[Array, Array]:
+def differentiated(value: Callable[[Point], Array], fit: Any) -> tuple[Array, Array]:
     """A function of the parameters at the estimates, and a root of its covariance by the delta method."""
-    psi, root, model = fit.optimum.theta, parameter_root(fit), fit.model
+    psi, root, model = fit.parameters, parameter_root(fit), fit.model
     slopes = []
     for i in range(len(psi)):
         step = STEP * max(1.0, abs(psi[i]))

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from bayeslmm.errors import MethodError
-from bayeslmm.estimates import estimates, parameter_names
+from bayeslmm.estimates import COEFFICIENTS, estimates, parameter_names
 from bayeslmm.fit import fit as fit_model
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.generalized_slices import approximate_slice
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit
 from bayeslmm.slices import Slice, slice_of
@@ -62,9 +64,9 @@ class Curve:
     """
 
     def __init__(self, fitted: PointFit, name: str, error: float) -> None:
-        self.name = name
-        reml = fitted.method == "REML"
-        self.slice: Slice = slice_of(fitted.model, fitted.theta, fitted.sigma, fitted.beta, name, reml)
+        self.name, self.method = name, fitted.method
+        self.positive = name == fitted.model.dispersion  # a domain whose end 0 has no likelihood
+        self.slice = _slice(fitted, name)
         self.minimum = fitted.deviance
         self.estimate = self.slice.estimate
         known = np.isfinite(error) and error > 0
@@ -99,8 +101,8 @@ class Curve:
         return Point(value, zeta, float(slope / (2.0 * zeta)) if zeta else np.nan, x, found.converged)
 
     def _again(self, value: float) -> str:
-        method = '"REML"' if self.slice.likelihood.reml else '"ML"'
-        if self.name.startswith(("fixef[", "corr_")):
+        method = f'"{self.method}"'
+        if self.name.startswith((*COEFFICIENTS, "corr_")):
             return f"bl.fit(model, {method}, start=...)"
         held = f'{{"{self.name}": {max(value, 1e-3 * self.size):.6g}}}'
         return f"bl.fit(model, {method}, start=bl.fit(model, {method}, fixed={held}).theta)"
@@ -162,14 +164,14 @@ class Curve:
 
     def _spent(self, value: float, side: int) -> bool:
         """Whether the search has come to the end of the domain, or as near to it as makes no difference."""
-        if side < 0 and self.name == "sigma":
+        if side < 0 and self.positive:
             return value < self.estimate / FURTHEST
         limit = self.slice.lower if side < 0 else self.slice.upper
         return value == limit or abs(value - self.estimate) > FURTHEST * max(self.size, abs(self.estimate))
 
     def _inside(self, trial: float, inner: float, side: int) -> float:
         """The trial itself, or the end of the domain; σ, whose end 0 has no likelihood, goes a quarter of the way."""
-        if self.name == "sigma" and trial <= 0.25 * inner:
+        if self.positive and trial <= 0.25 * inner:
             return 0.25 * inner
         return float(np.clip(trial, self.slice.lower, self.slice.upper))
 
@@ -210,6 +212,12 @@ class Curve:
         return found
 
 
+def _slice(fitted: PointFit, name: str) -> Slice:
+    if isinstance(fitted, GeneralizedFit):
+        return approximate_slice(fitted, name)
+    return slice_of(fitted.model, fitted.theta, fitted.sigma, fitted.beta, name, fitted.method == "REML")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """Profiles of a fit's parameters.
@@ -228,7 +236,7 @@ class Profile:
     @cached_property
     def table(self) -> pd.DataFrame:
         """Columns parameter, value, zeta; by parameter and value."""
-        with one_thread(self.fit.model.products.structure.rest_size < THREADS_FROM):
+        with one_thread(self.fit.model.structure.rest_size < THREADS_FROM):
             rows = [(c.name, p.value, p.zeta) for c in self.curves for p in c.march()]
         return pd.DataFrame(rows, columns=["parameter", "value", "zeta"])
 
@@ -279,7 +287,8 @@ def profile(fit: PointFit, parameters: str | Sequence[str] | None = None, criter
     Parameters
     ----------
     fit : PointFit
-        By REML or ML. A REML fit is refitted by ML, as lme4 does, unless ``criterion="REML"``.
+        By REML or ML; of another family by Laplace's approximation or AGHQ. A REML fit is refitted by ML, as lme4 does,
+        unless ``criterion="REML"``.
     parameters : str or sequence of str, optional
         Public names, ``"sd_Subject[Days]"``; ``"sd_Subject"`` stands for all its effects. All, if not given.
     criterion : {"ML", "REML"}
@@ -324,18 +333,19 @@ def curves(
     """The fit that is profiled, and a curve for each parameter."""
     if criterion not in ("ML", "REML"):
         raise MethodError(f'criterion={criterion!r} is not known; use "ML" or "REML"')
-    _check_profiled(result)
+    _check_profiled(result, criterion)
     names = chosen(result.model, parameters, criterion)
     fixef = [name for name in names if name.startswith("fixef[")]
     if criterion == "REML" and fixef:
         raise MethodError(f'{fixef[0]} has no REML profile, since REML integrates β out; use criterion="ML"')
     other: Literal["ML", "REML"] = "ML" if criterion == "ML" else "REML"
-    fitted = result if result.method == criterion else fit_model(result.model, other)
+    done = result.method == criterion or isinstance(result, GeneralizedFit)
+    fitted = result if done else fit_model(result.model, other)
     own = estimates(fitted, criterion)
     return fitted, tuple(Curve(fitted, name, float(own.uncertainty[own.at(name)])) for name in names)
 
 
-def _check_profiled(result: object) -> None:
+def _check_profiled(result: object, criterion: str) -> None:
     if not isinstance(result, PointFit):
         found = type(result).__name__
         raise MethodError(
@@ -345,5 +355,12 @@ def _check_profiled(result: object) -> None:
         raise MethodError("the fit holds parameters at given values; profile a fit by REML or ML that holds none")
     if result.method == "MAP":
         raise MethodError(
-            "a profile of the likelihood would leave the prior of a MAP fit out; profile a REML or ML fit"
+            "a profile of the likelihood would leave the prior of a MAP fit out; profile a fit by REML, ML or Laplace"
         )
+    if isinstance(result, GeneralizedFit):
+        if criterion == "REML":
+            raise MethodError('criterion="REML" is for Gaussian models; leave it out')
+        if result.method == "PQL" or result.fast:
+            raise MethodError(
+                'a profile is of a likelihood maximised over every parameter; fit with "Laplace" or "AGHQ", fast=False'
+            )

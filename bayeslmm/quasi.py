@@ -75,6 +75,11 @@ class QuasiFit(GeneralizedFit):
         return np.ones(self.nobs if data is None else nrows(data))
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Quasi-likelihood has none."""
+        return {}
+
+    @property
     def df(self) -> int:
         """Number of estimated parameters: coefficients, theta and the residual scale."""
         return len(self.beta) + self.model.n_theta + 1

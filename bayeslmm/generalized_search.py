@@ -1,0 +1,103 @@
+"""Where the approximate likelihood of a generalized model is largest with parameters held, and which options a search has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.approximation import Laplace
+from bayeslmm.endless import curvature_root
+from bayeslmm.errors import MethodError
+from bayeslmm.family import family_of
+from bayeslmm.model import Model
+from bayeslmm.optimise import Objective, Optimum, minimise
+from bayeslmm.restriction import Restriction
+
+Array = NDArray[np.float64]
+# Nodes per dimension of AGHQ, if not given; effects of one group that it integrates over at most.
+NODES, MOST_DIMENSIONS = 11, 3
+METHODS = {
+    "Laplace": "Laplace's approximation",
+    "AGHQ": "adaptive Gauss-Hermite quadrature",
+    "PQL": "penalised quasi-likelihood",
+}
+
+
+class Found(NamedTuple):
+    """Where a search ended."""
+
+    optimum: Optimum
+    x: Array  # θ, β, log dispersion, further coefficients
+    root: Array  # (r, ·) K with K'K the covariance of x, or of its first entries
+    aux: int | None  # where the search has the log dispersion
+    held: Mapping[str, float] = {}
+
+
+def criterion(approximation: Laplace) -> Objective:
+    """−2 log-likelihood and its gradient."""
+    return lambda x: approximation.minus_twice(approximation.point(x))
+
+
+def searched(full: Laplace, to: Restriction, x: Array, scale: Array) -> Found:
+    """The optimum with parameters held, searched for from x.
+
+    Parameters
+    ----------
+    full : Laplace
+        The approximation, or a quadrature.
+    to : Restriction
+        What is held.
+    x : ndarray (m,)
+    scale : ndarray (m, m)
+        From the coordinates that the search moves in to x.
+
+    Returns
+    -------
+    Found
+    """
+    objective = criterion(full)
+
+    def restricted(y: Array) -> tuple[float, Array]:
+        value, gradient = objective(to.x(y))
+        return value, to.pulled(y, gradient)
+
+    optimum = minimise(restricted, to.start(x), to.covariances, to.scale(scale))
+    return Found(optimum, to.x(optimum.theta), spread(to, optimum), to.tail[0], to.held)
+
+
+def spread(to: Restriction, optimum: Optimum) -> Array:
+    """K (r, m) with K'K the covariance of x, from the curvature in the free coordinates."""
+    return to.spread(curvature_root(optimum, *to.tail), optimum.theta)
+
+
+def check_options(
+    model: Model, method: str, nodes: int | None, information: str, fast: bool, fixed: Mapping[str, float] | None
+) -> None:
+    """Raise for options that have no meaning."""
+    if fixed and fast:
+        raise MethodError("fast=True takes no fixed=; leave it out")
+    if method not in METHODS:
+        known = " or ".join(f'"{name}"' for name in METHODS)
+        raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {known}")
+    if information not in ("observed", "expected"):
+        raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
+    if information == "expected" and not family_of(model.family).has_information:
+        raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
+    if method != "AGHQ":
+        if nodes is not None:
+            raise MethodError('nodes= is for method="AGHQ"')
+        return
+    if fast:
+        raise MethodError('fast=True is for method="Laplace"')
+    if nodes is not None and (isinstance(nodes, bool) or not isinstance(nodes, int | np.integer) or nodes < 1):
+        raise MethodError(f"nodes={nodes!r} must be a whole number, at least 1")
+    factors = model.structure.factors
+    if len(factors) != 1 or factors[0].width > MOST_DIMENSIONS:
+        groups = ", ".join(f"{f.group}: {f.width}" for f in factors) or "none"
+        raise MethodError(
+            f"AGHQ integrates over the effects of one grouping factor, at most {MOST_DIMENSIONS} of them; the model has "
+            f'{groups}. Use method="Laplace"'
+        )
