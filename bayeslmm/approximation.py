@@ -132,7 +132,7 @@ class Laplace:
         Y = factorise(self.system, self.lam(point.theta)).Y
         return np.asarray((self.observed.X.T @ V - (Y.T @ Y)[:-1])[:, :-1])
 
-    def _further_bar(self, aux: Array, zeta: Array) -> list[Array]:
+    def further_bar(self, aux: Array, zeta: Array) -> list[Array]:
         """Derivatives by the coefficients for dispersion and zeros, from those of the rows."""
         parts = [self.W.T @ aux] if self.W.shape[1] else []
         return parts + ([self.Z0.T @ zeta] if self.Z0.shape[1] else [])
@@ -142,7 +142,7 @@ class Laplace:
         found = self.at(point)
         parts = [found.lam_bar[self.place] * self.scale, found.beta_bar[: 0 if self.joint else self.p]]
         parts += [np.array([found.aux_bar])] if self.has_dispersion else []
-        parts += self._further_bar(found.aux_rows_bar, found.zeta_bar)
+        parts += self.further_bar(found.aux_rows_bar, found.zeta_bar)
         gradient = -2.0 * np.concatenate(parts)
         if not (found.mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)
@@ -279,7 +279,7 @@ class Quadrature(Laplace):
         )  # fmt: skip
         parts = [found.lam.ravel()[self.place] * self.scale, found.beta]
         parts += [np.array([found.aux.sum()])] if self.has_dispersion else []
-        parts += self._further_bar(found.aux, found.zeta)
+        parts += self.further_bar(found.aux, found.zeta)
         gradient = -2.0 * np.concatenate(parts)
         if not (mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)

@@ -17,6 +17,8 @@ def terms_by_group(terms: Sequence[RandomTerm]) -> dict[str, tuple[RandomTerm, .
 def coordinates(design: Any) -> dict[str, Any]:
     """Coordinates of a model's posterior: ``coefficient``, ``obs``, and for each group its levels, effects and pairs.
 
+    With formulas for the dispersion or for zeros also ``dispersion_coefficient`` and ``zero_coefficient``.
+
     Parameters
     ----------
     design : Design
@@ -38,10 +40,11 @@ def coordinates(design: Any) -> dict[str, Any]:
     >>> import numpy as np
     >>> from types import SimpleNamespace
     >>> fixed = SimpleNamespace(names=("Intercept",))
-    >>> coordinates(SimpleNamespace(fixed=fixed, random=(), rows=np.arange(2)))
+    >>> coordinates(SimpleNamespace(fixed=fixed, random=(), rows=np.arange(2), further={}))
     {'coefficient': ['Intercept'], 'obs': [0, 1]}
     """
     coords: dict[str, Any] = {"coefficient": list(design.fixed.names), "obs": design.rows.tolist()}
+    coords |= {f"{name}_coefficient": list(block.names) for name, block in design.further.items()}
     for group, terms in terms_by_group(design.random).items():
         pairs = [f"{term.effects[i]}, {term.effects[j]}" for term in terms for i, j in term.covariance.pairs]
         own = {group: list(terms[0].levels), f"{group}_effect": [effect for term in terms for effect in term.effects]}
@@ -57,6 +60,8 @@ def dimensions(name: str) -> tuple[str, ...]:
     """Dimensions of a posterior variable, after chain and draw."""
     if name == "fixef":
         return ("coefficient",)
+    if name in ("dispersion", "zero"):
+        return (f"{name}_coefficient",)
     kind, _, group = name.partition("_")
     return {"sd": (f"{group}_effect",), "corr": (f"{group}_pair",), "ranef": (group, f"{group}_effect")}.get(kind, ())
 

@@ -65,6 +65,7 @@ FAMILIES: Mapping[str, _Family] = {
     "InverseGamma": _with_moments({"alpha": None, "beta": 1.0}, _inverse_gamma_of_moments),
     "LogNormal": _with_precision({"mu": 0.0, "sigma": 1.0}, "tau", real=("mu",), nonnegative=True),
     "Uniform": _Family({"lower": 0.0, "upper": 1.0}, real=("lower", "upper")),
+    "LogitBeta": _Family({"alpha": None, "beta": None}),
     "LKJ": _Family({"eta": None}),
 }
 _WHOLE_LINE = {
@@ -158,8 +159,8 @@ class Prior:
     ----------
     name : str
         ``"Normal"``, ``"HalfNormal"``, ``"StudentT"``, ``"HalfStudentT"``, ``"HalfCauchy"``, ``"Exponential"``,
-        ``"Gamma"``, ``"InverseGamma"``, ``"LogNormal"``, ``"Uniform"``, ``"Flat"``, ``"HalfFlat"``, ``"LKJ"``, or
-        another PyMC distribution.
+        ``"Gamma"``, ``"InverseGamma"``, ``"LogNormal"``, ``"Uniform"``, ``"Flat"``, ``"HalfFlat"``, ``"LKJ"``,
+        ``"LogitBeta"`` (of the logit of a number with a Beta distribution), or another PyMC distribution.
     auto_scale : bool
         Read as Bambi reads it on a prior that the user gives: without effect.
     dist, noncentered : None

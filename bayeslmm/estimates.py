@@ -78,11 +78,6 @@ def further_names(model: Model) -> tuple[str, ...]:
     return tuple(f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names)
 
 
-def constant_dispersion(model: Model) -> str | None:
-    """Name of σ or another dispersion that is one number; None without one, or with a formula for it."""
-    return None if "dispersion" in model.design.further else model.dispersion
-
-
 def variance_names(model: Model) -> tuple[str, ...]:
     """Public names of the sds and correlations, group by group, and σ, or the dispersion of another family if it has one."""
     names = []
@@ -90,7 +85,7 @@ def variance_names(model: Model) -> tuple[str, ...]:
         effects = model.effects(group)
         names += [f"sd_{group}[{effect}]" for effect in effects]
         names += [f"corr_{group}[{effects[i]}, {effects[j]}]" for i, j in model.pairs(group)]
-    noise = constant_dispersion(model)
+    noise = model.dispersion
     return (*names, noise) if noise else tuple(names)
 
 
@@ -100,7 +95,7 @@ def natural_vector(model: Model, theta: Array, noise: float) -> Array:
     parts = [np.empty(0)]
     for group in model.groups:
         parts += [sd[group], np.array([corr[group][i, j] for i, j in model.pairs(group)])]
-    return np.concatenate([*parts, [noise] if constant_dispersion(model) else []])
+    return np.concatenate([*parts, [noise] if model.dispersion else []])
 
 
 def natural_of(fit: PointFit) -> Array:
@@ -179,6 +174,7 @@ def posterior_draws(post: Posterior) -> Array:
         if model.pairs(group):
             parts.append(post.draws(f"corr_{group}"))
     parts += [np.asarray(post.draws(model.dispersion)).reshape(-1, 1)] if model.dispersion else []
+    parts += [post.draws(name) for name in model.design.further]
     flat = np.concatenate([np.asarray(part, float).reshape(len(parts[-1]), -1) for part in parts], axis=1)
     return flat.reshape(int(post.data["posterior"].sizes["chain"]), -1, flat.shape[1])
 

@@ -206,10 +206,9 @@ class Family:
 
     def _at_zero(self, mu: Array, phi: Array | float, trials: Array | float) -> Array:
         """Probability of 0 in the plain family."""
-        n = len(mu)
-        a, m = (np.broadcast_to(np.asarray(v, float), n) for v in (np.log(phi) if self.dispersion else 0.0, trials))
-        code, identity = self.code, densities.IDENTITY
-        return np.exp([densities.density(code, identity, 0.0, m[i], mu[i], a[i]).value for i in range(n)])
+        log_phi = np.log(phi) if self.dispersion else 0.0
+        a, m = (np.ascontiguousarray(np.broadcast_to(np.asarray(v, float), len(mu))) for v in (log_phi, trials))
+        return np.exp(zeros.log_at_zero(self.code, m, mu, a))
 
     def draws(
         self,

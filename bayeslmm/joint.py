@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from bayeslmm.approximation import Laplace
 from bayeslmm.direct import Place, correlation_draws, encoded, places_of
@@ -33,6 +34,8 @@ class Data(NamedTuple):
     chosen: NDArray[np.intp]  # the first of the rows that each stands for
     where: NDArray[np.intp]  # (n,) which one stands for a row
     constant: float
+    W: Array  # columns of the formulas for the dispersion and for zeros
+    Z0: Array
 
     def total(self, values: Array) -> Array:
         """Sums of the rows' values over the rows that were joined."""
@@ -40,9 +43,10 @@ class Data(NamedTuple):
 
 
 class Joint:
-    """The log posterior density of (β, u, sd, correlations, dispersion) of a model of any family.
+    """The log posterior density of (β, u, sd, correlations, dispersion, zeros) of a model of any family.
 
-    Coordinates y = [x, z]: ψ = [log sd of every effect, one z per correlation, log dispersion, β] = ψ̂ + Kx with ψ̂ the mode
+    Coordinates y = [x, z]: ψ = [log sd of every effect, one z per correlation, log dispersion, γ, β] = ψ̂ + Kx with γ the
+    coefficients of the formulas for dispersion and zeros, ψ̂ the mode
     of the Laplace-approximate posterior and KK' the inverse of its curvature, and the z of every level's effects, mapped
     along what the level's rows say (see `exact.maps`). In these the posterior is nearly standard normal.
 
@@ -67,7 +71,8 @@ class Joint:
         self.layout = self._layout()
         self.dispersed = model.dispersion is not None
         self.maps = self._no_maps()
-        self.frame = Frame(np.zeros(self.n_parameters), np.eye(self.n_parameters), self.dispersed)
+        n = self.n_parameters
+        self.frame = Frame(np.zeros(n), np.eye(n), self.dispersed, self.data.W, self.data.Z0)
         if adapted:
             self._adapt()
 
@@ -90,7 +95,7 @@ class Joint:
     @property
     def n_parameters(self) -> int:
         """Length of ψ."""
-        return self.n_sd + self.n_corr + int(self.dispersed) + self.model.X.shape[1]
+        return self.n_sd + self.n_corr + int(self.dispersed) + self.approximation.n_further + self.model.X.shape[1]
 
     @property
     def size(self) -> int:
@@ -122,7 +127,10 @@ class Joint:
         first = self.n_sd + self.n_corr
         if model.dispersion is not None:
             out[model.dispersion] = np.exp(psi[:, first])
-        out["fixef"] = psi[:, first + int(self.dispersed) :]
+        first += int(self.dispersed)
+        for name, block in model.design.further.items():
+            out[name], first = psi[:, first : first + len(block.names)], first + len(block.names)
+        out["fixef"] = psi[:, first:]
         for f, factor in enumerate(model.structure.factors):
             rows = model.structure.rows(f)[:, None] + np.arange(factor.width)
             out[f"ranef_{factor.group}"] = u[:, rows] / self.approximation.effect_scale[f]
@@ -135,6 +143,8 @@ class Joint:
         sd_code, sd_args = encoded([prior for group in self.model.groups for prior in priors.sd[group]])
         noise_code, noise_args = encoded([] if priors.noise is None else [priors.noise])
         beta_code, beta_args = encoded(priors.fixef)
+        further = list(priors.further.values())
+        further_code, further_args = encoded([prior for block in further for prior in block.priors])
         constant = sum(lkj_logconstant(t.size, t.eta) for t in places if t.correlated) + self.data.constant
         return Layout(
             size,
@@ -157,6 +167,9 @@ class Joint:
             beta_code,
             beta_args,
             float(constant - 0.5 * len(self.system.B) * LOG_2PI),
+            block_diag(np.empty((0, 0)), *(block.transform for block in further)),
+            further_code,
+            further_args,
         )
 
     def _no_maps(self) -> Maps:
@@ -199,31 +212,53 @@ class Joint:
         search = Search(self.model, self.approximation, self.layout)
         centre, root = search.mode_and_root()
         self.maps = self._maps(search.mode(centre))
-        self.frame = Frame(centre, root, self.dispersed)
+        self.frame = self.frame._replace(centre=centre, root=root)
         self.layout = self.layout._replace(constant=self.layout.constant + float(np.log(np.diag(root)).sum()))
 
 
 def joined(model: Model, a: Laplace) -> Data:
-    """Rows of binomial and Poisson responses with equal predictors as one row: their sums are sufficient."""
+    """Rows with equal predictors as one row: of binomial and Poisson responses, whose sums are sufficient.
+
+    With dispersions or zeros of their own, only rows whose responses are equal too.
+    """
     d, rows, n = a.observed, a.rows, model.design.nobs
-    if d.family not in (BINOMIAL, POISSON):
-        same = Data(rows, d, np.arange(n), np.arange(n), 0.0)
+    summed = d.family in (BINOMIAL, POISSON) and not d.zeros
+    if not summed and not a.n_further:
+        same = Data(rows, d, np.arange(n), np.arange(n), 0.0, a.W, a.Z0)
         return same._replace(constant=_left_out(model, d, d)) if d.family == NEGATIVE_BINOMIAL else same
-    key = np.column_stack([d.X, d.offset, rows.columns, rows.level])
-    _, chosen, where = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    alike = [d.X, d.offset, rows.columns, rows.level] + ([] if summed else [d.y, d.trials, a.W, a.Z0])
+    _, chosen, where = np.unique(np.column_stack(alike), axis=0, return_index=True, return_inverse=True)
     where = where.ravel()
-    weights = np.bincount(where, d.weights)
-    y = np.bincount(where, d.weights * d.y)
+    fewer = _summed(d, chosen, where) if summed else _counted(d, chosen, where)
+    few = Rows(rows.columns[chosen], rows.first, rows.level[chosen], rows.at[chosen], rows.swapped[chosen])
+    constant = _left_out(model, d, fewer) if summed else 0.0
+    return Data(few, fewer, chosen, where, constant, a.W[chosen], a.Z0[chosen])
+
+
+def _summed(d: Observed, chosen: NDArray[np.intp], where: NDArray[np.intp]) -> Observed:
+    """One row for the sum of each set's responses."""
+    weights, y = np.bincount(where, d.weights), np.bincount(where, d.weights * d.y)
     binomial = d.family == BINOMIAL
-    fewer = d._replace(
+    return _chosen(d, chosen)._replace(
         y=y if binomial else y / weights,
         trials=np.bincount(where, d.weights * d.trials) if binomial else np.ones(len(y)),
         weights=np.ones(len(y)) if binomial else weights,
+    )
+
+
+def _counted(d: Observed, chosen: NDArray[np.intp], where: NDArray[np.intp]) -> Observed:
+    """One row for each set of equal ones, of their weights' sum."""
+    return _chosen(d, chosen)._replace(y=d.y[chosen], trials=d.trials[chosen], weights=np.bincount(where, d.weights))
+
+
+def _chosen(d: Observed, chosen: NDArray[np.intp]) -> Observed:
+    """The known part of some rows."""
+    return d._replace(
         offset=d.offset[chosen],
         X=np.ascontiguousarray(d.X[chosen]),
+        aux_rows=d.aux_rows[chosen],
+        zeta=d.zeta[chosen],
     )
-    few = Rows(rows.columns[chosen], rows.first, rows.level[chosen], rows.at[chosen], rows.swapped[chosen])
-    return Data(few, fewer, chosen, where, _left_out(model, d, fewer))
 
 
 def _left_out(model: Model, whole: Observed, joined: Observed) -> float:

@@ -12,8 +12,9 @@ from scipy.optimize import minimize
 from bayeslmm.approximation import Laplace, Point, without_effects
 from bayeslmm.exact.density import Layout
 from bayeslmm.exact.factor import back_solve, factorise, times_lambda
-from bayeslmm.exact.hierarchical import add_priors, parameters
+from bayeslmm.exact.hierarchical import Parameters, add_priors, parameters
 from bayeslmm.exact.laplace import curve, laplace, right_hand_sides
+from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
@@ -40,13 +41,13 @@ class Mode(NamedTuple):
     """Everything at the mode that maps are laid along."""
 
     beta: Array
-    weight: Array  # (n,) expected information of each row about its η
+    weight: Array  # (n,) information of each row about its η, expected where it has a closed form
     u: Array  # (Q,) scaled effects
     factors: list[Evidence]
 
 
 class Search:
-    """The posterior of ψ = [log sd, correlations' z, log dispersion, β] by Laplace's approximation.
+    """The posterior of ψ = [log sd, correlations' z, log dispersion, γ, β] by Laplace's approximation.
 
     Parameters
     ----------
@@ -66,16 +67,17 @@ class Search:
         """Log density of ψ and its gradient; −inf where the effects have no mode."""
         a, dispersed = self.approximation, self.dispersed
         p = parameters(self.layout, self.lam_size, dispersed, psi)
-        out = np.zeros(len(psi))
+        out, observed = np.zeros(len(psi)), a.rows_at(self._point(p))
         for start in (a.b, np.zeros_like(a.b)):
-            found = laplace(a.system, a.rows, a.observed, p.lam, p.beta, p.aux, start, False, False)
+            found = laplace(a.system, a.rows, observed, p.lam, p.beta, p.aux, start, False, False)
             if found.mode.converged and np.isfinite(found.value):
                 break
         else:
             return -np.inf, out
         a.b = found.mode.b
-        first = len(psi) - len(p.beta)
-        out[first:] = found.beta_bar
+        first = len(psi) - len(p.beta) - len(p.gamma)
+        bars = [*a.further_bar(found.aux_rows_bar, found.zeta_bar), found.beta_bar]
+        out[first:] = np.concatenate(bars)
         out[first - 1 : first] += found.aux_bar if dispersed else 0.0
         prior = add_priors(self.layout, p, dispersed, psi, found.lam_bar, out)
         return float(found.value + prior), out
@@ -99,27 +101,32 @@ class Search:
         """Where the search begins, and the scale of its coordinates: those of a fit without effects."""
         glm, p = without_effects(self.model, 3), self.model.X.shape[1]
         sd = np.log(START_SD / self.layout.sd_scale)
-        psi = np.concatenate([sd, np.zeros(self.layout.z_at[-1]), [glm.aux] * self.dispersed, glm.beta])
+        further, unit = self.approximation.further_start(glm.aux)
+        psi = np.concatenate([sd, np.zeros(self.layout.z_at[-1]), [glm.aux] * self.dispersed, further, glm.beta])
         inverse = solve_triangular(glm.R, np.eye(p)) if p else np.empty((0, 0))
-        return psi, np.asarray(block_diag(0.5 * np.eye(len(psi) - p), inverse))
+        return psi, np.asarray(block_diag(0.5 * np.eye(len(psi) - p - len(further)), unit, inverse))
 
     def mode(self, psi: Array) -> Mode:
         """What the rows say of every factor's effects at ψ."""
-        a = Laplace(self.model, "expected", joint=True)
+        expected = family_of(self.model.family).has_information
+        a = Laplace(self.model, "expected" if expected else "observed", joint=True)
         p = parameters(self.layout, self.lam_size, self.dispersed, psi)
-        aux = float(p.aux)
-        found = self.approximation.mode(Point(self._theta(p.lam), p.beta, aux))
-        at = curve(a.observed, found.eta, aux, True)
+        point = self._point(p)
+        found = self.approximation.mode(point)
+        at = curve(a.rows_at(point), found.eta, point.aux, expected)
         u = times_lambda(a.system, p.lam, found.b)[:, 0]
         factors = []
         for f in range(len(self.model.structure.factors)):
             lam = np.where(np.arange(self.lam_size) < a.system.lam_at[f + 1], p.lam, 0.0)
-            blocks = a.conditional_blocks(Point(self._theta(lam), p.beta, aux), found)
+            blocks = a.conditional_blocks(point._replace(theta=self._theta(lam)), found)
             right_hand_sides(a.system, a.rows, a.observed, at.weight, at.first, True)
             factor = factorise(a.system, lam)
             solution = times_lambda(a.system, lam, back_solve(a.system, factor, factor.Y))[:, : len(p.beta)]
             factors.append(self._evidence(a, f, lam, blocks[f], solution, u))
         return Mode(p.beta, at.weight, u, factors)
+
+    def _point(self, p: Parameters) -> Point:
+        return Point(self._theta(p.lam), p.beta, float(p.aux), p.gamma)
 
     def _theta(self, lam: Array) -> Array:
         return np.asarray(lam[self.approximation.place] / self.approximation.scale)

@@ -48,7 +48,8 @@ class Model:
     priors : mapping or "flat", optional
         Keys are coefficient names, ``"fixef"``, ``"sd_Subject"``, ``"sd_Subject[Days]"``, ``"corr_Subject"``, ``"sigma"``.
         What is not given has Bambi's default scale. Of another family its dispersion stands in place of ``"sigma"``:
-        ``"alpha"``, ``"lam"``, ``"kappa"``.
+        ``"alpha"``, ``"lam"``, ``"kappa"``; of the formulas below ``"dispersion"``, ``"zero"`` (all coefficients of one) and
+        ``"zero[x]"``, on the log and the logit scale; a ``Beta`` prior is of the probability itself.
     weights, offset : str or array, optional
         Prior weights (the residual variance of row i is ``sigma**2 / w[i]``) and a known addend; column or array.
     known : mapping, optional
@@ -313,7 +314,7 @@ class Model:
 
     @property
     def dispersion(self) -> str | None:
-        """Name of the family's dispersion parameter: ``sigma``, ``alpha``, ``lam``, ``kappa``; None where it has none."""
+        """Name of the dispersion parameter: ``sigma``, ``alpha``, ``lam``, ``kappa``; None where there is none, or a formula."""
         return self.priors.dispersion
 
     def require_gaussian(self) -> None:
@@ -321,14 +322,6 @@ class Model:
         if self.family != "gaussian":
             raise NotSupportedError(
                 f"this needs a Gaussian response, whose random effects integrate out exactly; the model's is {self.family}"
-            )
-
-    def require_one_formula(self) -> None:
-        """Raise for a model with formulas for other parameters than the mean, which has no posterior here yet."""
-        if self.design.further:
-            raise NotSupportedError(
-                f"the posterior of a model with a formula for {' and '.join(self.design.further)} cannot be sampled yet; bl.fit "
-                "estimates it by Laplace's approximation"
             )
 
     @cached_property

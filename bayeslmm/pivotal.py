@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import expit, ndtri
 from scipy.stats import chi2, kstwo
 
 from bayeslmm.cumulative import DISCRETE, distribution
 from bayeslmm.exact.densities import means
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.posterior import Posterior
+from bayeslmm.posterior_rows import further_draws
 
 Array = NDArray[np.float64]
 # Nearest to 0 and 1 that a transform is taken for, so that its normal quantile is finite.
@@ -61,13 +62,11 @@ def response_distribution(post: Posterior, draws: slice, eta: Array) -> Any:
         The family has no distribution function here.
     """
     model, design = post.model, post.model.design
-    phi: Array = np.full((len(eta), 1), np.nan)
-    if model.dispersion is not None:
-        phi = post.draws(model.dispersion)[draws, None]
+    phi, zero = np.exp(further_draws(post, "dispersion", draws)), expit(further_draws(post, "zero", draws))
     if model.family == "gaussian":
         return distribution("gaussian", eta, phi / np.sqrt(1.0 if design.weights is None else design.weights))
     mu = means(LINKS[model.link], eta.ravel()).reshape(eta.shape)
-    return distribution(model.family, mu, phi, 1.0 if design.trials is None else design.trials)
+    return distribution(model.family, mu, phi, 1.0 if design.trials is None else design.trials, zero)
 
 
 def bounds_at(post: Posterior, draws: slice, eta: Array) -> Bounds:

@@ -127,8 +127,7 @@ def parameter_root(fit: Any) -> Array:
 def point_of(model: Model, psi: Array) -> Point:
     """Parameters from one vector (θ, β, log φ where it is one number, coefficients for φ and zeros)."""
     m, p = model.n_theta, model.X.shape[1]
-    constant = family_of(model.family).dispersion is not None and "dispersion" not in model.design.further
-    rest = psi[m + p :]
+    rest, constant = psi[m + p :], model.dispersion is not None
     return Point(psi[:m], psi[m : m + p], float(rest[0]) if constant else 0.0, rest[int(constant) :])
 
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from bayeslmm.convergence import Diagnostics, diagnose
 from bayeslmm.coordinates import coordinates, dimensions, response_name
 from bayeslmm.errors import MethodError
-from bayeslmm.exact.densities import log_densities, means
 from bayeslmm.exact.gaussian import LOG_2PI
-from bayeslmm.family import LINKS, family_of
 from bayeslmm.model import Model
+from bayeslmm.posterior_rows import density_draws, mean_draws
 from bayeslmm.result import Result, term_effects
 
 Array = NDArray[np.float64]
@@ -51,7 +50,7 @@ class Posterior(Result):
         ----------
         name : str
             ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"``, ``"ranef_Subject"`` or ``"sigma"`` (of another family its
-            dispersion, if it has one).
+            dispersion, if it has one); ``"dispersion"`` and ``"zero"``, coefficients of the formulas for these.
 
         Returns
         -------
@@ -101,7 +100,7 @@ class Posterior(Result):
 
     @cached_property
     def dispersion(self) -> float:
-        """Posterior mean of the family's dispersion parameter (σ, alpha, lam, kappa), NaN where it has none."""
+        """Posterior mean of the family's dispersion parameter (σ, alpha, lam, kappa), NaN where it has none or a formula."""
         return float(self._mean(self.model.dispersion)) if self.model.dispersion else float("nan")
 
     @property
@@ -152,9 +151,9 @@ class Posterior(Result):
         """Posterior means of the response's mean given the effects; of a binomial response the share of successes."""
         if self.model.family == "gaussian":
             return super().fitted
-        link, total = LINKS[self.model.link], np.zeros(self.model.design.nobs)
-        for _, eta in self.predictor_draws():
-            total += means(link, eta.ravel()).reshape(eta.shape).sum(axis=0)
+        total = np.zeros(self.model.design.nobs)
+        for which, eta in self.predictor_draws():
+            total += mean_draws(self, which, eta).sum(axis=0)
         return pd.Series(total / self.n_draws, index=self.model.design.rows, name="fitted")
 
     @property
@@ -211,9 +210,9 @@ class Posterior(Result):
     def log_likelihood(self) -> Array:
         """Conditional log density of every row at every draw (chains, draws, n)."""
         out = np.empty((self.n_draws, self.model.design.nobs))
-        density = self._gaussian_density if self.model.family == "gaussian" else self._density
         for rows, eta in self.predictor_draws():
-            out[rows] = density(rows, eta)
+            gaussian = self.model.family == "gaussian"
+            out[rows] = self._gaussian_density(rows, eta) if gaussian else density_draws(self, rows, eta)
         sizes = self.data["posterior"].sizes
         return out.reshape(sizes["chain"], sizes["draw"], -1)
 
@@ -222,15 +221,6 @@ class Posterior(Result):
         weights = np.ones(design.nobs) if design.weights is None else design.weights
         scale = self.draws("sigma")[rows, None] / np.sqrt(weights)
         return np.asarray(-0.5 * (LOG_2PI + 2.0 * np.log(scale) + ((design.y - eta) / scale) ** 2))
-
-    def _density(self, rows: slice, eta: Array) -> Array:
-        """Of another family: weights multiply the log density."""
-        model, design = self.model, self.model.design
-        y, trials = np.asarray(design.y, float), np.ones(design.nobs) if design.trials is None else design.trials
-        aux = np.log(self.draws(model.dispersion)[rows]) if model.dispersion else np.zeros(len(eta))
-        code, link = family_of(model.family).code, LINKS[model.link]
-        values = np.array([log_densities(code, link, y, trials, e, a) for e, a in zip(eta, aux, strict=True)])
-        return values if design.weights is None else values * design.weights
 
     def store_log_likelihood(self) -> None:
         """Put the pointwise log-likelihood into `data`, where `arviz.loo` finds it."""
@@ -303,7 +293,7 @@ class Posterior(Result):
 def _parameters(model: Model) -> list[str]:
     """Posterior variables other than the random effects, in the order in which they are shown."""
     noise = [model.dispersion] if model.dispersion else []
-    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise]
+    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise, *model.design.further]
 
 
 def _with_draws(dataset: xr.Dataset) -> xr.Dataset:
@@ -324,7 +314,7 @@ def posterior_tree(
     ----------
     model : Model
     draws : mapping
-        fixef, sd_g, corr_g, sigma (or another dispersion): arrays (chains, draws, …).
+        fixef, sd_g, corr_g, sigma (or another dispersion), dispersion, zero: arrays (chains, draws, …).
     effects : mapping of group to ndarray (chains, draws, levels, k)
         Draws of the random effects, where they are kept.
     moments : mapping of group to two ndarray (levels, k)

@@ -88,7 +88,13 @@ def log_prior(model: Model, values: Array) -> Array:
             total += (correlation.args["eta"] - 1.0) * _logdet(
                 model, group, values[:, at : at + len(model.pairs(group))]
             )
-    return total if priors.noise is None else total + _logpdf(priors.noise, values[:, -1])
+    if priors.noise is not None:
+        total += _logpdf(priors.noise, values[:, names.index(str(model.dispersion))])
+    for kind, block in priors.further.items():
+        own = values[:, [names.index(f"{kind}[{name}]") for name in block.coefficients]]
+        for prior, column in zip(block.priors, (own @ block.transform.T).T, strict=True):
+            total += _logpdf(prior, column)
+    return total
 
 
 def _logpdf(prior: Prior, values: Array) -> Array:
@@ -110,8 +116,10 @@ def collapsed_loglik(model: Model, values: Array) -> Array:
     """Log-likelihood (s,) of (β, sd, correlations, σ), u integrated out, at values (s, m); by Laplace if not Gaussian."""
     p = len(model.design.fixed.names)
     if model.family != "gaussian":
-        laplace, dispersed = Laplace(model), model.dispersion is not None
-        points = [Point(theta_of(model, v), v[:p], float(np.log(v[-1])) if dispersed else 0.0) for v in values]
+        laplace = Laplace(model)
+        last = values.shape[1] - laplace.n_further
+        aux = np.log(values[:, last - 1]) if model.dispersion else np.zeros(len(values))
+        points = [Point(theta_of(model, v), v[:p], float(a), v[last:]) for v, a in zip(values, aux, strict=True)]
         return np.array([-0.5 * laplace.minus_twice(point)[0] for point in points])
     return np.array([loglik_at(model, theta_of(model, row), float(row[-1]), row[:p]) for row in values])
 

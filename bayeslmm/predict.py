@@ -10,20 +10,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.averaging import NODES, averaged
 from bayeslmm.columns import frame_of, nrows
-from bayeslmm.covariance import psd_factor
 from bayeslmm.errors import DataError, MethodError, UnseenLevelError
-from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.exact.leverage import leverage
-from bayeslmm.family import LINKS
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.generalized_predict import Parts, Predictor, check_part, predicted, predicted_parts, uncertainty
 from bayeslmm.model import Model
 from bayeslmm.population import over_all
 from bayeslmm.population import variance as variance_of
+from bayeslmm.posterior_predict import over_draws
 from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, Result
 
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-# Numbers held at a time when draws are predicted: rows × draws.
-MOST_AT_ONCE = 4_000_000
 
 
 def predict(
@@ -125,7 +120,7 @@ def predict(
         return _generalized(result, rows, tail, kind, data)
     if isinstance(result, PointFit):
         return _at_point(result, rows, tail, response)
-    return _over_draws(cast("Posterior", result), rows, tail, kind, generator(seed))
+    return over_draws(cast("Posterior", result), rows, tail, kind, generator(seed), data)
 
 
 def _check(result: Any, groups: str, kind: str, unseen: str) -> None:
@@ -305,94 +300,3 @@ def _effects_variance(fit: PointFit, rows: Rows) -> tuple[Array, Array]:
         place.append(np.where(group.codes >= 0, first, -1))
         scaled.append(columns @ lam[s.lam_at[f] : s.lam_at[f + 1]].reshape(k, k))
     return leverage(s, factor, np.column_stack(place), np.hstack(scaled)), rows.X - shift @ products.R
-
-
-def covariance_factors(posterior: Posterior, group: str, which: Any = slice(None)) -> Array:
-    """Lower factor (draws, k, k) of the covariance of one level's effects, in the draws `which`."""
-    sd = posterior.draws(f"sd_{group}")[which]
-    pairs = posterior.model.pairs(group)
-    if not pairs:
-        return np.asarray(sd[:, :, None] * np.eye(sd.shape[1]))
-    corr = np.tile(np.eye(sd.shape[1]), (len(sd), 1, 1))
-    first, second = np.array(pairs).T
-    corr[:, first, second] = corr[:, second, first] = posterior.draws(f"corr_{group}")[which]
-    return sd[:, :, None] * np.stack([psd_factor(matrix) for matrix in corr])
-
-
-def _over_draws(
-    posterior: Posterior, rows: Rows, tail: float | None, kind: str, rng: np.random.Generator
-) -> pd.DataFrame:
-    draws = _Draws(posterior, rows, kind, entropy=int(rng.integers(2**62)))
-    step = max(1, MOST_AT_ONCE // (draws.count * draws.nodes))
-    parts = [draws.describe(slice(at, at + step), tail, rng) for at in range(0, len(rows.X), step)]
-    names = ["mean", "se"] if tail is None else ["mean", "se", "lower", "upper"]
-    return pd.DataFrame(np.concatenate(parts), index=rows.index, columns=names)
-
-
-class _Draws:
-    """The draws of a posterior that rows need, turned into predictions a slice of rows at a time."""
-
-    def __init__(self, posterior: Posterior, rows: Rows, kind: str, entropy: int) -> None:
-        model = posterior.model
-        self.rows, self.entropy, self.count = rows, entropy, posterior.n_draws
-        self.sigma = posterior.draws("sigma") if kind == "response" else None
-        self.link = model.link if kind == "mean" and model.family != "gaussian" else None
-        self.beta = posterior.draws("fixef") if rows.X.shape[1] else np.empty((self.count, 0))
-        known = [name for name, group in rows.groups.items() if (group.codes >= 0).any()]
-        new = [name for name, group in rows.groups.items() if (group.codes < 0).any()]
-        self.ranef = {name: posterior.draws(f"ranef_{name}") for name in known}
-        self.factors = {name: covariance_factors(posterior, name) for name in new}
-        self.nodes = NODES if self.link is not None and new else 1
-
-    def describe(self, part: slice, tail: float | None, rng: np.random.Generator) -> Array:
-        """Mean, standard deviation and quantiles (rows, 2 or 4); what is not known enters the first two exactly."""
-        values = self.rows.offset[part, None] + self.rows.X[part] @ self.beta.T
-        variance = np.zeros_like(values)
-        for name, effects in self.ranef.items():
-            values += self._known(name, effects, part)
-        for name, factor in self.factors.items():
-            variance += self._new_variance(name, factor, part)
-        if self.link is not None:
-            return self._means(values, variance, tail)
-        residual = None
-        if self.sigma is not None:
-            residual = self.sigma**2 / (1.0 if self.rows.weights is None else self.rows.weights[part, None])
-            variance += residual
-        columns = [values.mean(axis=1), np.sqrt(values.var(axis=1, ddof=1) + variance.mean(axis=1))]
-        if tail is not None:
-            for name, factor in self.factors.items():
-                self._add_new(name, factor, part, values)
-            if residual is not None:
-                values += rng.standard_normal(values.shape) * np.sqrt(residual)
-            columns += list(np.quantile(values, [tail, 1.0 - tail], axis=1))
-        return np.column_stack(columns)
-
-    def _means(self, eta: Array, variance: Array, tail: float | None) -> Array:
-        """The same for means of another family, averaged in each draw over the effects that are not known."""
-        at = averaged(str(self.link), eta.ravel(), variance.ravel()) if self.factors else None
-        mu = means(LINKS[str(self.link)], eta.ravel()) if at is None else at.mean
-        mu = mu.reshape(eta.shape)
-        columns = [mu.mean(axis=1), mu.std(axis=1, ddof=1)]
-        columns += [] if tail is None else list(np.quantile(mu, [tail, 1.0 - tail], axis=1))
-        return np.column_stack(columns)
-
-    def _known(self, name: str, effects: Array, part: slice) -> Array:
-        group = self.rows.groups[name]
-        codes = group.codes[part]
-        values = sum(group.columns[part, i, None] * effects[:, codes, i].T for i in range(effects.shape[2]))
-        return np.where(codes[:, None] >= 0, values, 0.0)
-
-    def _new_variance(self, name: str, factor: Array, part: slice) -> Array:
-        group = self.rows.groups[name]
-        spread = sum((group.columns[part] @ factor[:, :, j].T) ** 2 for j in range(factor.shape[2]))
-        return np.where(group.codes[part, None] < 0, spread, 0.0)
-
-    def _add_new(self, name: str, factor: Array, part: slice, values: Array) -> None:
-        """Add effects drawn from each draw's covariance, the same for every row with the same new level."""
-        group = self.rows.groups[name]
-        new = np.flatnonzero(group.codes[part] < 0)
-        for label in np.unique(group.labels[part][new]):
-            mine = new[group.labels[part][new] == label]
-            key = np.random.SeedSequence(self.entropy, spawn_key=(*name.encode(), 0, *str(label).encode()))
-            noise = np.random.default_rng(key).standard_normal(factor.shape[:2])
-            values[mine] += group.columns[part][mine] @ np.einsum("dkj,dj->kd", factor, noise)

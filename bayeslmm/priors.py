@@ -14,20 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayeslmm.default_scales import SD_RULE, SHARE_INTERCEPT, Column, Scale, scaled, wide_scale
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import PriorError
+from bayeslmm.further import FurtherPriors, further_priors, on_the_line
 
 __all__ = ["Prior", "Priors", "resolve"]
 
-SD_RULE = 2.5
-SHARE_INTERCEPT = 1.5
-"""Bambi's scale of the intercept for bernoulli and binomial responses with a logit or probit link."""
-ROUNDING = 64 * float(np.finfo(float).eps)
-"""A column whose sd is below this share of its mean is constant up to the rounding of its mean."""
 _HALF_VERSION = {"Normal": "HalfNormal", "StudentT": "HalfStudentT", "Cauchy": "HalfCauchy", "Flat": "HalfFlat"}
 
 Group = tuple[Sequence[str], Sequence[float], bool]
-Column = tuple[float, float, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,10 @@ class Priors:
     chosen : frozenset of str
         Names of the parameters whose prior is the user's (``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma``).
     dispersion : str or None
-        Name of the dispersion parameter: ``sigma`` (Gaussian), ``alpha``, ``lam``, ``kappa``; None where there is none.
+        Name of the dispersion parameter: ``sigma`` (Gaussian), ``alpha``, ``lam``, ``kappa``; None where there is none, or a
+        formula for it.
+    further : dict of str to FurtherPriors
+        Of the coefficients of the formulas for ``"dispersion"`` (its log) and ``"zero"`` (its logit).
 
     Examples
     --------
@@ -83,6 +82,7 @@ class Priors:
     given: frozenset[str]
     chosen: frozenset[str] = field(repr=False)
     dispersion: str | None = "sigma"
+    further: Mapping[str, FurtherPriors] = field(default_factory=dict)
 
     @property
     def sigma(self) -> Prior:
@@ -107,9 +107,10 @@ class Priors:
         """Whether every prior is uniform: on β, sd, correlations and the dispersion."""
         scales = [prior for group in self.sd.values() for prior in group]
         scales += [] if self.noise is None else [self.noise]
+        coefficients = [*self.fixef, *(prior for block in self.further.values() for prior in block.priors)]
         correlations = [prior for prior in self.corr.values() if prior is not None]
         return (
-            all(prior.name == "Flat" for prior in self.fixef)
+            all(prior.name == "Flat" for prior in coefficients)
             and all(prior.name == "HalfFlat" for prior in scales)
             and all(prior.args["eta"] == 1 for prior in correlations)
         )
@@ -159,15 +160,17 @@ class Priors:
         for group, effects in self.effects.items():
             named |= {f"sd_{group}[{name}]": prior for name, prior in zip(effects, self.sd[group], strict=True)}
         named |= {f"corr_{group}": prior for group, prior in self.corr.items() if prior is not None}
-        return named if self.noise is None or self.dispersion is None else named | {self.dispersion: self.noise}
+        named |= {} if self.noise is None or self.dispersion is None else {self.dispersion: self.noise}
+        return named | {name: prior for block in self.further.values() for name, prior in block.parameters().items()}
 
     def describe(self) -> list[tuple[str, str, str]]:
         """Rows for printing: parameter, prior, and ``"given"`` or ``"default"``."""
-        centred = "fixef[Intercept]" if self.centred_intercept else None
+        centred = {"fixef[Intercept]"} if self.centred_intercept else set()
+        centred |= {f"{name}[Intercept]" for name, block in self.further.items() if block.shifted}
         return [
             (
                 name,
-                f"{prior} at the predictor means" if name == centred else str(prior),
+                f"{prior} at the predictor means" if name in centred else str(prior),
                 "given" if name in self.chosen else "default",
             )
             for name, prior in self.parameters().items()
@@ -175,7 +178,10 @@ class Priors:
 
 
 def _keys(
-    coefficients: Sequence[str], groups: Mapping[str, Group], dispersion: str | None
+    coefficients: Sequence[str],
+    groups: Mapping[str, Group],
+    dispersion: str | None,
+    further: Mapping[str, tuple[Sequence[str], Sequence[float]]],
 ) -> dict[str, tuple[str, ...]]:
     """Every valid key with the parameters it names, broad ones first; a plain name another key has means that other."""
     narrow = {f"fixef[{name}]": (f"fixef[{name}]",) for name in coefficients}
@@ -187,6 +193,9 @@ def _keys(
         if correlated:
             broad[f"corr_{group}"] = (f"corr_{group}",)
     broad |= {dispersion: (dispersion,)} if dispersion else {}
+    for name, (columns, _) in further.items():
+        broad[name] = tuple(f"{name}[{column}]" for column in columns)
+        narrow |= {own: (own,) for own in broad[name]}
     plain = {name: (f"fixef[{name}]",) for name in coefficients if name not in broad and name not in narrow}
     return broad | plain | narrow
 
@@ -210,6 +219,8 @@ def _placed(parameter: str, prior: Prior) -> Prior:
         return prior
     if prior.name == "LKJ":
         raise PriorError(f"{parameter}: {prior} is a prior for correlations (key 'corr_<group>').")
+    if parameter.startswith(("dispersion[", "zero[")):
+        return on_the_line(parameter, prior)
     if parameter.startswith("fixef[") or prior.nonnegative is not False:
         return prior
     if prior.name == "Flat":
@@ -250,50 +261,6 @@ def _flat(keys: Mapping[str, tuple[str, ...]]) -> dict[str, Prior]:
     }
 
 
-def _scaled(parameter: str, name: str, scale: float, **args: Any) -> Prior:
-    if not 0 < scale < math.inf:
-        raise PriorError(
-            f"{parameter} has no default prior: its scale would be {scale}. Is the response, or the column, constant "
-            f"or beyond 1e308? Give the prior: priors={{{parameter!r}: Prior({name!r}, sigma=...)}}."
-        )
-    return Prior(name, sigma=scale, **args)
-
-
-def _varies(mean: float, sd: float) -> bool:
-    return sd > ROUNDING * abs(mean)
-
-
-def _wide(rule: float, columns: Sequence[Column]) -> float:
-    """Default scale of an intercept, given 2.5 sd(y) and (mean, sd, scale of another rule) of columns with a default."""
-    shifts = [rule * (mean / sd) if scale is None else scale * mean for mean, sd, scale in columns if _varies(mean, sd)]
-    return math.hypot(rule, *shifts)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """The default priors, once the response and the columns are known."""
-
-    response_mean: float
-    response_sd: float
-    wide: float
-    has_intercept: bool
-    intercept: float | None
-
-    def coefficient(self, name: str, mean: float, sd: float, scale: float | None) -> Prior:
-        if name == "fixef[Intercept]" and self.has_intercept:
-            return _scaled(name, "Normal", self.intercept or self.wide, mu=self.response_mean)
-        if _varies(mean, sd) and scale is not None:
-            return _scaled(name, "Normal", scale, mu=0.0)
-        if _varies(mean, sd):
-            return _scaled(name, "Normal", SD_RULE * self.response_sd / sd, mu=0.0)
-        if mean == 0:
-            raise PriorError(f"{name} has no default prior: its column is zero in every row.")
-        return _scaled(name, "Normal", self.wide / abs(mean), mu=self.response_mean / mean)
-
-    def deviation(self, name: str, sd: float) -> Prior:
-        return _scaled(name, "HalfNormal", SD_RULE * self.response_sd / sd if sd > 0 else self.wide)
-
-
 def resolve(
     given: Any,
     *,
@@ -306,6 +273,7 @@ def resolve(
     groups: Mapping[str, Group],
     slopes: Sequence[float] | None = None,
     dispersion: str | None = "sigma",
+    further: Mapping[str, tuple[Sequence[str], Sequence[float]]] | None = None,
 ) -> Priors:
     """The priors of a model: the given ones, and Bambi's default scales for the others.
 
@@ -313,7 +281,8 @@ def resolve(
     Normal(0, s/s_j); Intercept Normal(ȳ, w) at the predictor means; a group's intercept sd HalfNormal(w), its slopes'
     sd HalfNormal(s/s_j); sigma HalfStudentT(4, sd(y)); correlations LKJ(1). The coefficient of a constant column c
     other than the Intercept is an intercept divided by c. With `slopes` their scales stand in place of s/s_j, and the
-    Intercept is Normal(0, 1.5) at the predictor means. Another dispersion than sigma is HalfCauchy(1).
+    Intercept is Normal(0, 1.5) at the predictor means. Another dispersion than sigma is HalfCauchy(1). For the
+    coefficients of other formulas see `further.further_priors`.
 
     Parameters
     ----------
@@ -335,6 +304,8 @@ def resolve(
         Scales of the slopes' priors where 2.5 sd(y)/sd(x) is not the rule (bernoulli and binomial, logit or probit).
     dispersion : str or None
         Name of the family's dispersion parameter, None where it has none.
+    further : mapping of str to (coefficient names, column means), optional
+        Of the formulas for ``"dispersion"`` and ``"zero"``.
 
     Returns
     -------
@@ -353,15 +324,15 @@ def resolve(
     >>> p.describe()[0]
     ('fixef[Intercept]', 'Normal(mu=5, sigma=10) at the predictor means', 'default')
     """
-    keys = _keys(coefficient_names, groups, dispersion)
+    keys = _keys(coefficient_names, groups, dispersion, further or {})
     chosen = _flat(keys) if isinstance(given, str) and given == "flat" else _assigned(given, keys, groups)
     names = [f"fixef[{name}]" for name in coefficient_names]
     scales: Sequence[float | None] = slopes or [None] * len(names)
     columns: list[Column] = list(zip(column_means, column_sds, scales, strict=True))
     default = [column for name, column in zip(names, columns, strict=True) if name not in chosen]
-    wide = _wide(SD_RULE * response_sd, default)
+    wide = wide_scale(SD_RULE * response_sd, default)
     intercept = None if slopes is None else SHARE_INTERCEPT
-    scale = _Scale(float(response_mean), float(response_sd), wide, has_intercept, intercept)
+    scale = Scale(float(response_mean), float(response_sd), wide, has_intercept, intercept)
     return Priors(
         coefficients=tuple(coefficient_names),
         fixef=tuple(
@@ -385,6 +356,7 @@ def resolve(
         given=frozenset({"flat"} if isinstance(given, str) else given or ()),
         chosen=frozenset(chosen),
         dispersion=dispersion,
+        further={name: further_priors(name, *columns, chosen) for name, columns in (further or {}).items()},
     )
 
 
@@ -393,5 +365,5 @@ def _noise(dispersion: str | None, chosen: Mapping[str, Prior], response_sd: flo
     if dispersion is None or dispersion in chosen:
         return chosen.get(dispersion or "")
     if dispersion == "sigma":
-        return _scaled("sigma", "HalfStudentT", response_sd, nu=4)
+        return scaled("sigma", "HalfStudentT", response_sd, nu=4)
     return Prior("HalfCauchy", beta=1)

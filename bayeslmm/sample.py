@@ -94,7 +94,6 @@ def sample(
     50
     """
     _check(draws, tune, chains, target_accept, route, parametrisation)
-    model.require_one_formula()
     gaussian = model.family == "gaussian"
     used = "marginal" if gaussian and route != "hierarchical" else "hierarchical"
     if not gaussian and route == "marginal":
@@ -358,7 +357,7 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     fixed = ["fixef"] if model.X.shape[1] else []
     hierarchical = all(name in draws for name in [*effects, *fixed])
     needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)]
-    needed += [model.dispersion] if model.dispersion else []
+    needed += [*([model.dispersion] if model.dispersion else []), *model.design.further]
     gaussian = model.family == "gaussian"
     needed += fixed if hierarchical or not (gaussian and model.priors.gaussian) else []
     needed += [] if gaussian else effects

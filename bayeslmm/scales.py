@@ -51,7 +51,8 @@ def design_priors(given: Any, design: Design, family: Family, link: str) -> Prio
         response_sd=_deviations(design.y[:, None])[0] if gaussian else 1.0,
         groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
         slopes=_unit_slopes(design) if share else None,
-        dispersion=family.dispersion,
+        dispersion=None if "dispersion" in design.further else family.dispersion,
+        further={name: (block.names, block.X.mean(axis=0).tolist()) for name, block in design.further.items()},
     )
 
 

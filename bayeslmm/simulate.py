@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bayeslmm.covariance import psd_factor
-from bayeslmm.errors import MethodError, NotSupportedError
+from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
-from bayeslmm.predict import Rows, covariance_factors, generator, rows_of
+from bayeslmm.posterior_predict import covariance_factors
+from bayeslmm.predict import Rows, generator, rows_of
 from bayeslmm.replicates import spaced_draws, store_responses
 from bayeslmm.response import trials_of
 from bayeslmm.result import PointFit, Result
@@ -58,8 +59,9 @@ def simulate(
         any case.
     parameters : mapping, optional
         For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``
-        (of another family its dispersion: ``"alpha"``, ``"kappa"``, ``"lam"``, or nothing), in the order of the model
-        or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``, ``{"Intercept, Days": 0.1}``.
+        (of another family its dispersion: ``"alpha"``, ``"kappa"``, ``"lam"``, or nothing; with formulas for these
+        ``"dispersion"`` and ``"zero"``), in the order of the model or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``,
+        ``{"Intercept, Days": 0.1}``.
     data : table, optional
         New rows with the predictors; without it the rows of the model.
     weights, offset : str, float or array, optional
@@ -97,10 +99,10 @@ def simulate(
     levels = {name: _levels(rows, name, name in kept) for name in rows.groups}
     chosen = spaced_draws(source, nsim, len(rows.X)) if store else None
     truths = _truths(source, nsim or 1, parameters, kept, rng, chosen)
-    respond = _responder(source, model, rows, data)
+    respond = _responder(model, rows, data)
     values = np.empty((len(rows.X), len(truths)), order="F")
     for column, truth in enumerate(truths):
-        values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth.sigma, rng)
+        values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth, rng)
     if chosen is not None:
         store_responses(cast("Posterior", source), chosen, values, None if data is None else rows.index)
     return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(len(truths))])
@@ -135,12 +137,17 @@ def _kept(source: Any, model: Model, groups: Any) -> tuple[str, ...]:
 
 
 class Truth(NamedTuple):
-    """What one simulation takes for true: β, by group the effects' covariance factor and the effects, σ or dispersion."""
+    """What one simulation takes for true.
+
+    β, by group the effects' covariance factor and the effects, σ or the dispersion, and the coefficients of the formulas for
+    dispersion and zeros.
+    """
 
     beta: Array
     factors: Mapping[str, Array]
     ranef: Mapping[str, Array]
     sigma: float
+    further: Mapping[str, Array]
 
 
 class Levels(NamedTuple):
@@ -158,29 +165,29 @@ def _levels(rows: Rows, name: str, conditional: bool) -> Levels:
     return Levels(of_row, group.codes[first] if conditional else np.full(len(first), -1))
 
 
-Responder = Callable[[Array, float, np.random.Generator], Array]
+Responder = Callable[[Array, Truth, np.random.Generator], Array]
 
 
-def _responder(source: Any, model: Model, rows: Rows, data: Any) -> Responder:
+def _responder(model: Model, rows: Rows, data: Any) -> Responder:
     """From a linear predictor and σ (or the family's dispersion) to responses."""
     if model.family == "gaussian":
         root = 1.0 if rows.weights is None else np.sqrt(rows.weights)
-        return lambda eta, sigma, rng: np.asarray(eta + sigma / root * rng.standard_normal(len(eta)))
+        return lambda eta, truth, rng: np.asarray(eta + truth.sigma / root * rng.standard_normal(len(eta)))
     if rows.weights is not None:
         raise MethodError(
             "weights multiply a log density; a response of a given weight cannot be drawn. Leave them out"
         )
-    family, link = family_of(model.family), LINKS[model.link]
-    trials = model.design.trials if data is None else trials_of(model.formula, data)
+    family, link, design = family_of(model.family), LINKS[model.link], model.design
+    trials = design.trials if data is None else trials_of(model.formula, data)
     m = 1.0 if trials is None else trials
-    if not model.design.further:
-        return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi, m)
-    if not isinstance(source, GeneralizedFit):
-        raise NotSupportedError(
-            "responses of a model with formulas for dispersion or zeros are drawn from a fit of it only"
-        )
-    phi_of_row, zero = source.dispersions_at(data), source.zero_probability_at(data)
-    return lambda eta, phi, rng: family.draws(rng, means(link, eta), phi_of_row, m, zero)
+    columns = design.further_of(data)
+
+    def respond(eta: Array, truth: Truth, rng: np.random.Generator) -> Array:
+        at = {name: columns[name] @ coefficients for name, coefficients in truth.further.items()}
+        phi = np.exp(at["dispersion"]) if "dispersion" in at else truth.sigma
+        return family.draws(rng, means(link, eta), phi, m, 1.0 / (1.0 + np.exp(-at["zero"])) if "zero" in at else 0.0)
+
+    return respond
 
 
 def _linear_predictor(rows: Rows, levels: Mapping[str, Levels], truth: Truth, rng: np.random.Generator) -> Array:
@@ -204,7 +211,9 @@ def _truths(
         factors = {g: sd[:, None] * psd_factor(source.group_corr[g]) for g, sd in source.group_sd.items()}
         ranef = {group: source.group_ranef[group] for group in kept}
         noise = source.dispersion if isinstance(source, GeneralizedFit) else source.sigma
-        return [Truth(source.beta, factors, ranef, noise)] * nsim
+        further = source.further_fixef if isinstance(source, GeneralizedFit) else {}
+        gamma = {name: frame["estimate"].to_numpy() for name, frame in further.items()}
+        return [Truth(source.beta, factors, ranef, noise, gamma)] * nsim
     posterior = cast("Posterior", source)
     total = posterior.n_draws
     which = rng.choice(total, nsim, replace=nsim > total) if chosen is None else np.ravel(chosen)
@@ -218,10 +227,14 @@ def _drawn_truths(posterior: Posterior, which: NDArray[np.intp], kept: tuple[str
     beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((len(which), 0))
     factors = {group: covariance_factors(posterior, group, which) for group in posterior.model.groups}
     ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in kept}
-    return [
-        Truth(beta[i], {g: f[i] for g, f in factors.items()}, {g: u[i] for g, u in ranef.items()}, float(noise[d]))
-        for i, d in enumerate(which)
-    ]
+    gamma = {name: posterior.draws(name)[which] for name in posterior.model.design.further}
+
+    def truth(i: int, d: int) -> Truth:
+        own = ({name: values[i] for name, values in kind.items()} for kind in (factors, ranef, gamma))
+        scale, effects, coefficients = own
+        return Truth(beta[i], scale, effects, float(noise[d]), coefficients)
+
+    return [truth(i, d) for i, d in enumerate(which)]
 
 
 def _given_truth(model: Model, parameters: Any) -> Truth:
@@ -229,11 +242,12 @@ def _given_truth(model: Model, parameters: Any) -> Truth:
     given = dict(parameters) if isinstance(parameters, Mapping) else {}
     _check_names(labels, given, parameters)
     values = {name: _numbers(name, names, given[name]) for name, names in labels.items()}
-    noise = family_of(model.family).dispersion
+    noise = model.dispersion
     if noise is not None and not values[noise][0] > 0:
         raise MethodError(f"{noise} is {values[noise][0]:g}; it must be positive")
     factors = {group: _factor(model, group, values) for group in model.groups}
-    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values[noise][0]) if noise else 1.0)
+    gamma = {name: values[name] for name in model.design.further}
+    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values[noise][0]) if noise else 1.0, gamma)
 
 
 def _labels(model: Model) -> dict[str, tuple[str, ...]]:
@@ -244,8 +258,8 @@ def _labels(model: Model) -> dict[str, tuple[str, ...]]:
         labels[f"sd_{group}"] = effects
         if model.pairs(group):
             labels[f"corr_{group}"] = tuple(f"{effects[i]}, {effects[j]}" for i, j in model.pairs(group))
-    noise = family_of(model.family).dispersion
-    return labels | ({noise: (noise,)} if noise else {})
+    labels |= {model.dispersion: (model.dispersion,)} if model.dispersion else {}
+    return labels | {name: block.names for name, block in model.design.further.items()}
 
 
 def _check_names(labels: Mapping[str, tuple[str, ...]], given: Mapping[str, Any], parameters: Any) -> None:

@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from bayeslmm.coefficients import coefficients
 from bayeslmm.errors import MethodError, MissingPackageError
-from bayeslmm.estimates import constant_dispersion, estimates, parameter_names
+from bayeslmm.estimates import estimates, parameter_names
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.intervals import confint
 from bayeslmm.posterior import Posterior
@@ -282,7 +282,7 @@ def _noise(result: PointFit | Posterior) -> dict[str, float]:
     """σ, and the dispersion of another family."""
     if result.model.family == "gaussian" or not isinstance(result, GeneralizedFit | Posterior):
         return {"sigma": result.sigma}
-    known = result.dispersion if constant_dispersion(result.model) else np.nan
+    known = result.dispersion if result.model.dispersion else np.nan
     return {"sigma": result.sigma if isinstance(result, QuasiFit) else np.nan, "dispersion": known}
 
 

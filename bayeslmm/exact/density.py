@@ -20,6 +20,7 @@ from bayeslmm.exact.pullback import pullback
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+NO_NUMBERS, NO_CODES, NO_ROWS = np.empty((0, 0)), np.empty(0, np.int64), np.empty((0, 3))
 
 
 class Layout(NamedTuple):
@@ -45,6 +46,11 @@ class Layout(NamedTuple):
     beta_code: Index  # empty where β is integrated out
     beta_args: Array  # (p, 3)
     constant: float
+    further_transform: Array = (
+        NO_NUMBERS  # priors of γ, the coefficients of the formulas for dispersion and zeros, apply to it times γ
+    )
+    further_code: Index = NO_CODES
+    further_args: Array = NO_ROWS  # (m, 3)
 
 
 class Natural(NamedTuple):

@@ -1,8 +1,9 @@
-"""Log posterior density of (β, u, sd, correlations, dispersion) for any family, and its gradient.
+"""Log posterior density of (β, u, sd, correlations, dispersion, zeros) for any family, and its gradient.
 
-The parameters are ψ = [log sd, z of the correlations, log dispersion, β] = centre + root·x, x the first coordinates; the
-rest are the z of every level's effects, see `exact.maps`. Factors are taken from the last (the smallest) to the first, each
-one's score following β and the effects taken before it.
+The parameters are ψ = [log sd, z of the correlations, log dispersion, γ, β] = centre + root·x, x the first coordinates, γ the
+coefficients of formulas for the log dispersion of the rows, Wγ_d, and for the logit of the probability of a zero of their
+own, Z₀γ_z; the rest are the z of every level's effects, see `exact.maps`. Factors are taken from the last (the smallest) to
+the first, each one's score following β and the effects taken before it.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from bayeslmm.exact.logpdf import logpdf
 from bayeslmm.exact.maps import Found, Maps, backward_factor, forward_factor
 from bayeslmm.exact.rows import Rows
 from bayeslmm.exact.special import digamma
+from bayeslmm.exact.zeros import zeroed
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
 class Frame(NamedTuple):
-    """ψ = centre + root·x, and whether it holds a dispersion."""
+    """ψ = centre + root·x, whether it holds a dispersion, and the rows' columns of the formulas for dispersion and zeros."""
 
     centre: Array
     root: Array
     dispersed: bool
+    W: Array
+    Z0: Array
 
 
 class Parameters(NamedTuple):
@@ -40,18 +44,32 @@ class Parameters(NamedTuple):
     at: Natural
     lam: Array
     aux: float
+    gamma: Array
     beta: Array
 
 
 @kernel
 def parameters(layout: Layout, lam_size: int, dispersed: bool, psi: Array) -> Parameters:
-    """sd, correlations, λ, log dispersion and β at ψ."""
+    """sd, correlations, λ, log dispersion, γ and β at ψ."""
     count = layout.sd_scale.size + layout.z_at[-1]
     head = np.zeros(count + 1)
     head[:count] = psi[:count]
     at = natural(layout, head)
     first = count + 1 if dispersed else count
-    return Parameters(at, lam_of(layout, at, lam_size), psi[count] if dispersed else 0.0, psi[first:].copy())
+    aux, last = psi[count] if dispersed else 0.0, first + layout.further_code.size
+    return Parameters(at, lam_of(layout, at, lam_size), aux, psi[first:last].copy(), psi[last:].copy())
+
+
+@kernel
+def add_coefficient_priors(T: Array, code: Index, args: Array, coefficients: Array, out: Array) -> float:
+    """Log prior density of T times coefficients; adds its gradient to `out`."""
+    value = 0.0
+    shifted = np.dot(T, coefficients)
+    for j in range(shifted.size):
+        prior, shifted[j] = logpdf(code[j], args[j, 0], args[j, 1], args[j, 2], shifted[j])
+        value += prior
+    out += np.dot(T.T, shifted)
+    return value
 
 
 @kernel
@@ -75,12 +93,13 @@ def add_priors(layout: Layout, p: Parameters, dispersed: bool, psi: Array, lam_b
         value += prior + p.aux
         out[first] += slope * phi + 1.0
         first += 1
-    shifted = np.dot(layout.T, p.beta)
-    for j in range(shifted.size):
-        a = layout.beta_args[j]
-        prior, shifted[j] = logpdf(layout.beta_code[j], a[0], a[1], a[2], shifted[j])
-        value += prior
-    out[first:] += np.dot(layout.T.T, shifted)
+    if p.gamma.size:
+        last = first + p.gamma.size
+        value += add_coefficient_priors(
+            layout.further_transform, layout.further_code, layout.further_args, p.gamma, out[first:last]
+        )
+        first = last
+    value += add_coefficient_priors(layout.T, layout.beta_code, layout.beta_args, p.beta, out[first:])
     return value
 
 
@@ -116,6 +135,30 @@ def row_terms(d: Observed, eta: Array, a: float, first: Array) -> tuple[float, f
             value += w * at.value
             aux += w * at.value_aux
             first[row] = w * at.first
+    return value, aux
+
+
+@kernel
+def add_row_terms(
+    d: Observed, W: Array, Z0: Array, p: Parameters, eta: Array, first: Array, gamma_bar: Array
+) -> tuple[float, float]:
+    """Σ w ℓ and Σ w ∂ℓ/∂a of rows with dispersions and zeros of their own; fills w ∂ℓ/∂η, adds the derivatives by γ."""
+    value, aux, of_aux = 0.0, 0.0, W.shape[1]
+    for row in range(eta.size):
+        a, zeta = p.aux, 0.0
+        for j in range(of_aux):
+            a += W[row, j] * p.gamma[j]
+        for j in range(Z0.shape[1]):
+            zeta += Z0[row, j] * p.gamma[of_aux + j]
+        at = zeroed(d.zeros, d.family, d.link, d.y[row], d.trials[row], eta[row], a, zeta)
+        w = d.weights[row]
+        value += w * at.density.value
+        first[row] = w * at.density.first
+        for j in range(of_aux):
+            gamma_bar[j] += w * at.density.value_aux * W[row, j]
+        for j in range(Z0.shape[1]):
+            gamma_bar[of_aux + j] += w * at.value_zero * Z0[row, j]
+        aux += w * at.density.value_aux
     return value, aux
 
 
@@ -181,13 +224,18 @@ def log_posterior(
     p = parameters(layout, lam_at[-1], frame.dispersed, psi)
     found, g, eta, value = forward(rows, d, maps, width, lam_at, p, y[count:])
     slope = np.empty(eta.size)
-    likelihood, aux_bar = row_terms(d, eta, p.aux, slope)
+    gamma_bar = np.zeros(p.gamma.size)
+    if p.gamma.size:
+        likelihood, aux_bar = add_row_terms(d, frame.W, frame.Z0, p, eta, slope, gamma_bar)
+    else:
+        likelihood, aux_bar = row_terms(d, eta, p.aux, slope)
     lam_bar, g_bar, z_bar = backward(rows, maps, width, lam_at, p, g, found, slope)
     out = np.zeros(count)
     first = count - p.beta.size
     out[first:] = np.dot(d.X.T, slope) - np.dot(maps.C.T, g_bar)
+    out[first - gamma_bar.size : first] = gamma_bar
     if frame.dispersed:
-        out[first - 1] = aux_bar
+        out[first - gamma_bar.size - 1] = aux_bar
     value += likelihood + layout.constant + add_priors(layout, p, frame.dispersed, psi, lam_bar, out)
     gradient = np.empty(y.size)
     gradient[:count] = np.dot(frame.root.T, out)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 FLAT, HALF_FLAT, NORMAL, HALF_NORMAL, STUDENT_T, HALF_STUDENT_T = 0, 1, 2, 3, 4, 5
-EXPONENTIAL, GAMMA, INVERSE_GAMMA, LOG_NORMAL, UNIFORM = 6, 7, 8, 9, 10
+EXPONENTIAL, GAMMA, INVERSE_GAMMA, LOG_NORMAL, UNIFORM, LOGIT_BETA = 6, 7, 8, 9, 10, 11
 
 _ENCODING: dict[str, tuple[int, tuple[str, ...]]] = {
     "Flat": (FLAT, ()),
@@ -29,6 +29,7 @@ _ENCODING: dict[str, tuple[int, tuple[str, ...]]] = {
     "InverseGamma": (INVERSE_GAMMA, ("alpha", "beta")),
     "LogNormal": (LOG_NORMAL, ("mu", "sigma")),
     "Uniform": (UNIFORM, ("lower", "upper")),
+    "LogitBeta": (LOGIT_BETA, ("alpha", "beta")),
 }
 _LOG_2 = math.log(2.0)
 _LOG_PI = math.log(math.pi)
@@ -147,6 +148,16 @@ def _log_normal(mu: float, sigma: float, x: float) -> tuple[float, float]:
 
 
 @njit(cache=True, nogil=True)
+def _logit_beta(alpha: float, beta: float, x: float) -> tuple[float, float]:
+    """α log p + β log(1 − p) − log B(α, β) at p = 1/(1 + e^{−x})."""
+    e = math.exp(-abs(x))
+    share = 1.0 / (1.0 + e) if x > 0.0 else e / (1.0 + e)
+    constant = math.lgamma(alpha + beta) - math.lgamma(alpha) - math.lgamma(beta)
+    value = alpha * min(x, 0.0) - beta * max(x, 0.0) - (alpha + beta) * math.log1p(e)
+    return constant + value, alpha - (alpha + beta) * share
+
+
+@njit(cache=True, nogil=True)
 def _on_the_half_line(code: int, a: float, b: float, c: float, x: float) -> tuple[float, float]:
     """The families that live on [0, inf), at x >= 0."""
     if code == HALF_NORMAL:
@@ -201,6 +212,8 @@ def logpdf(code: int, a: float, b: float, c: float, x: float) -> tuple[float, fl
         return _normal(a, b, x)
     if code == STUDENT_T:
         return _student_t(a, b, c, x)
+    if code == LOGIT_BETA:
+        return _logit_beta(a, b, x)
     if code == UNIFORM:
         return (-math.log(b - a), 0.0) if a <= x <= b else (-math.inf, 0.0)
     if x < 0.0:

@@ -11,10 +11,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeslmm.exact.compiled import kernel
-from bayeslmm.exact.densities import Density, density
+from bayeslmm.exact.densities import IDENTITY, Density, density
 from bayeslmm.exact.special import log_one_plus_exp
 
+Array = NDArray[np.float64]
 NONE, INFLATED, HURDLE = range(3)
 
 
@@ -98,3 +102,23 @@ def zeroed(kind: int, family: int, link: int, y: float, trials: float, eta: floa
         at.first_aux, at.second_aux,
     )  # fmt: skip
     return Zeroed(kept, -share, 0.0, 0.0)
+
+
+@kernel
+def log_densities_of_rows(
+    kind: int, family: int, link: int, y: Array, trials: Array, eta: Array, a: Array, zeta: Array
+) -> Array:
+    """ℓ of every row, each with its own log dispersion and probability of a zero."""
+    out = np.empty(y.size)
+    for row in range(y.size):
+        out[row] = zeroed(kind, family, link, y[row], trials[row], eta[row], a[row], zeta[row]).density.value
+    return out
+
+
+@kernel
+def log_at_zero(family: int, trials: Array, mu: Array, a: Array) -> Array:
+    """log f(0) of every row of mean μ."""
+    out = np.empty(mu.size)
+    for row in range(mu.size):
+        out[row] = density(family, IDENTITY, 0.0, trials[row], mu[row], a[row]).value
+    return out

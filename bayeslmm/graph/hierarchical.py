@@ -274,13 +274,21 @@ def _linear_predictor(model: Any, parametrisations: dict[str, Parametrisation]) 
     return sum(parts[1:], start=parts[0]) if parts else pt.zeros(len(design.y))
 
 
+def _further(model: Any, name: str) -> TensorVariable:
+    """The log dispersion, or the logit of the probability of a zero of its own, of each row."""
+    dim, priors = f"{name}_coefficient", model.priors.further[name]
+    coefficients = prior_variable(name, priors.priors, dims=dim, transform=priors.transform)
+    return pm.Data(f"columns_{name}", model.design.further[name].X, dims=("obs", dim)) @ coefficients
+
+
 def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametrisation] | None = None) -> pm.Model:
     """The hierarchical PyMC model, ``y ~ Normal(offset + X fixef + sum_g z_g ranef_g, sigma / sqrt(w))``.
 
     Of another family: its distribution, with mean ``g⁻¹(offset + X fixef + sum_g z_g ranef_g)``; prior weights multiply
     the log density of a row, as a potential called `weighted`. Free variables are `fixef`, for each group `sd_<group>`,
     `corr_<group>` where effects are correlated, the effects, and the dispersion, `sigma` or the family's. Centred effects
-    are `ranef_<group>` themselves; non-centred ones `z_<group>`, standard normal, from which `ranef_<group>` is computed.
+    are `ranef_<group>` themselves; non-centred ones `z_<group>`, standard normal, from which `ranef_<group>` is computed. The
+    coefficients of the formulas for the dispersion and for zeros are `dispersion` and `zero`.
 
     Parameters
     ----------
@@ -318,6 +326,9 @@ def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametris
         noise = None
         if model.priors.noise is not None:
             noise = prior_variable(model.priors.dispersion, model.priors.noise, scale=True)
+        further = {name: _further(model, name) for name in design.further}
+        if "dispersion" in further:
+            noise = pt.exp(further["dispersion"])
         name = response_name(design, {*graph.named_vars, *graph.coords})
-        respond(model, name, predictor, noise)
+        respond(model, name, predictor, noise, further.get("zero"))
     return graph

@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 from pytensor.tensor.variable import TensorVariable
 
 from bayeslmm.errors import NotSupportedError
+from bayeslmm.family import family_of
 
 Distribution = tuple[Any, dict[str, Any]]
 
@@ -27,7 +28,9 @@ _INVERSE: dict[str, Callable[[TensorVariable], TensorVariable]] = {
 }
 
 
-def respond(model: Any, name: str, predictor: TensorVariable, noise: TensorVariable | None) -> None:
+def respond(
+    model: Any, name: str, predictor: TensorVariable, noise: TensorVariable | None, zero: TensorVariable | None = None
+) -> None:
     """Add the observed variable to the PyMC model of the context.
 
     Parameters
@@ -39,7 +42,9 @@ def respond(model: Any, name: str, predictor: TensorVariable, noise: TensorVaria
     predictor : TensorVariable (n,)
         η.
     noise : TensorVariable or None
-        The dispersion parameter.
+        The dispersion parameter, one or (n,).
+    zero : TensorVariable (n,), optional
+        Logit of the probability of a zero of its own, in a family that has them.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def respond(model: Any, name: str, predictor: TensorVariable, noise: TensorVaria
         pm.Normal(name, predictor, sigma, observed=design.y, dims="obs")
         return
     distribution, arguments = _distribution(model, predictor, noise)
+    if zero is not None:
+        distribution, arguments = _with_zeros(model.family, arguments, zero)
     y = design.y if model.family in ("gamma", "wald", "beta") else design.y.astype(np.int64)
     if weights is None:
         distribution(name, **arguments, observed=y, dims="obs")
@@ -61,9 +68,18 @@ def respond(model: Any, name: str, predictor: TensorVariable, noise: TensorVaria
     pm.Potential("weighted", weights * pm.logp(distribution.dist(**arguments), observed), dims="obs")
 
 
+def _with_zeros(family: str, arguments: dict[str, Any], zero: TensorVariable) -> Distribution:
+    """The distribution with zeros of their own; PyMC's psi is the probability that a response is not one of these."""
+    if "logit_p" in arguments:
+        arguments = {"p": pt.sigmoid(arguments.pop("logit_p")), **arguments}
+    kind, plain = ("ZeroInflated" if family.startswith("zero_inflated_") else "Hurdle"), family_of(family).plain
+    name = {"poisson": "Poisson", "binomial": "Binomial"}.get(plain, "NegativeBinomial")
+    return getattr(pm, kind + name), {"psi": pt.sigmoid(-zero), **arguments}
+
+
 def _distribution(model: Any, predictor: TensorVariable, noise: TensorVariable | None) -> Distribution:
     """PyMC's distribution of the family, with its arguments at η."""
-    family = model.family
+    family = family_of(model.family).plain
     known = {} if model.design.trials is None else {"n": pm.Data("known_trials", model.design.trials.astype(np.int64))}
     if family in ("bernoulli", "binomial") and model.link == "logit":
         return (pm.Binomial if known else pm.Bernoulli), {"logit_p": predictor, **known}

@@ -30,8 +30,40 @@ from bayeslmm.graph.correlation import correlation_vector as correlation_vector
 from bayeslmm.priors import Priors
 
 
+class LogitBeta:
+    """The logit of a number with a Beta distribution, as PyMC's distributions are called."""
+
+    def __new__(cls, name: str, alpha: Any, beta: Any, **options: Any) -> TensorVariable:
+        """A variable of the model of the context."""
+        return pm.CustomDist(name, alpha, beta, **cls._functions(), **options)
+
+    @classmethod
+    def dist(cls, alpha: Any, beta: Any, **options: Any) -> TensorVariable:
+        """A variable of no model."""
+        return pm.CustomDist.dist(alpha, beta, **cls._functions(), **options)
+
+    @staticmethod
+    def _functions() -> dict[str, Any]:
+        def logp(value: TensorVariable, alpha: TensorVariable, beta: TensorVariable) -> TensorVariable:
+            constant = pt.gammaln(alpha + beta) - pt.gammaln(alpha) - pt.gammaln(beta)
+            return constant - alpha * pt.softplus(-value) - beta * pt.softplus(value)
+
+        def draw(alpha: TensorVariable, beta: TensorVariable, size: TensorVariable) -> TensorVariable:
+            share = pm.Beta.dist(alpha, beta, size=size)
+            return pt.log(share) - pt.log1p(-share)
+
+        return {
+            "logp": logp,
+            "dist": draw,
+            "class_name": "LogitBeta",
+            "support_point": lambda rv, *_: pt.zeros_like(rv),
+        }
+
+
 def _distribution(prior: Prior, scale: bool) -> Any:
     """PyMC's distribution of that name; a flat standard deviation is flat on the positive half line."""
+    if prior.name == "LogitBeta":
+        return LogitBeta
     name = "HalfFlat" if scale and prior.name == "Flat" else prior.name
     found = getattr(pm.distributions, name, None)
     if hasattr(found, "dist"):
