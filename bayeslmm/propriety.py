@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -10,9 +11,14 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from bayeslmm.errors import ImproperPosteriorError
+from bayeslmm.exact import zeros
+from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
+Which = NDArray[np.bool_]
+# Mixtures whose likelihood goes to that of the plain family as their dispersion parameter grows; mixtures of counts.
+TO_PLAIN, MIXED = ("negativebinomial", "betabinomial"), ("negativebinomial", "negativebinomial1")
 COEFFICIENT = "Give it a proper prior, such as bl.Prior('Normal', mu=0, sigma=...), or leave the default"
 ADVICE = "Give it a proper prior, such as bl.Prior('HalfNormal', sigma=...)"
 
@@ -38,7 +44,7 @@ def check_proper(model: Model) -> None:
         group and a flat intercept that is fewer than three levels (Gelman 2006, Bayesian Analysis 1(3)). Of counts and
         shares, levels at an end of the range (all 0, all successes) do not count: their likelihood stays. Nor may flat
         coefficients be separated: a direction in which the likelihood nowhere falls (Albert & Anderson 1984,
-        Biometrika 71(1)).
+        Biometrika 71(1)), in the formulas for the dispersion and for zeros no more than in that of the mean.
     """
     gaussian = model.family == "gaussian"
     X = model.X[:, [j for j, prior in enumerate(model.priors.fixef) if prior.name == "Flat"]]
@@ -47,7 +53,14 @@ def check_proper(model: Model) -> None:
         _check_rows(model, X.shape[1], len(scales))
     else:
         _check_noise(model)
-        _check_separated(model, X)
+        names = [
+            n for n, prior in zip(model.priors.coefficients, model.priors.fixef, strict=True) if prior.name == "Flat"
+        ]
+        _check_separated(names, X, *_ends(model))
+        for name, block in model.priors.further.items():
+            flat = [j for j, prior in enumerate(block.priors) if prior.name == "Flat"]
+            own = [f"{name}[{block.coefficients[j]}]" for j in flat]
+            _check_separated(own, model.design.further[name].X[:, flat], *_ends_of(model, name))
         scales = [scale._replace(column=scale.column * _bounding(model, scale.codes)) for scale in scales]
     weak = [scale for scale in scales if _seen(scale) - X.shape[1] <= len(scales)]
     for m in range(1, len(weak) + 1):
@@ -70,20 +83,37 @@ def _check_rows(model: Model, flat: int, scales: int) -> None:
 def _check_noise(model: Model) -> None:
     """As the dispersion of a mixture of counts goes to infinity the likelihood goes to that of the unmixed family."""
     noise = model.priors.noise
-    if noise is not None and noise.name == "HalfFlat" and model.family in ("negativebinomial", "betabinomial"):
+    if noise is not None and noise.name == "HalfFlat" and family_of(model.family).plain in TO_PLAIN:
         raise ImproperPosteriorError(
             f"a flat prior on {model.dispersion} is improper: as it grows the likelihood of the {model.family} family goes to "
             f"a constant. {ADVICE}"
         )
 
 
-def _ends(model: Model) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _ends(model: Model) -> tuple[Which, Which]:
     """Rows whose likelihood stays as η goes to −∞, and to +∞; none for families of continuous responses."""
-    y, trials = model.design.y, model.design.trials
-    counts = model.family in ("poisson", "negativebinomial", "negativebinomial1") and model.link == "log"
-    shares = model.family in ("bernoulli", "binomial", "betabinomial")
+    y, trials, family = model.design.y, model.design.trials, family_of(model.family)
+    counts = family.plain in ("poisson", "negativebinomial", "negativebinomial1") and model.link == "log"
+    shares = family.plain in ("bernoulli", "binomial", "betabinomial")
     most = np.ones_like(y) if trials is None else trials
-    return (y == 0) & (counts or shares), (y == most) & shares
+    low, high = (y == 0) & (counts or shares), (y == most) & shares
+    if (
+        family.zeros == zeros.HURDLE
+    ):  # as its mean goes to 0 a count without its zero goes to 1, a mixed one to a log series
+        return (y <= 1) | (family.plain in MIXED), y == 0
+    return low, high | ((y == 0) & bool(family.zeros))
+
+
+def _ends_of(model: Model, name: str) -> tuple[Which, Which]:
+    """Rows whose likelihood stays as the log dispersion, or the logit of a zero of their own, goes to −∞, and to +∞."""
+    y, family = model.design.y, family_of(model.family)
+    every, nothing = np.ones(len(y), bool), np.zeros(len(y), bool)
+    if name == "zero":
+        return (y > 0 if family.zeros == zeros.HURDLE else every), y == 0
+    if family.plain == "betabinomial":
+        return (y == 0) | (y == model.design.trials), every
+    found = {"negativebinomial": (y == 0, every), "negativebinomial1": (every, y == 0)}
+    return found.get(family.plain, (nothing, nothing))
 
 
 def _bounding(model: Model, codes: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -94,25 +124,29 @@ def _bounding(model: Model, codes: NDArray[np.integer]) -> NDArray[np.bool_]:
     return np.asarray(~unbounded[codes])
 
 
-def _check_separated(model: Model, X: Array) -> None:
-    """No direction δ of the flat coefficients may have x'δ <= 0 at rows that stay below, >= 0 above, and = 0 elsewhere."""
-    low, high = _ends(model)
+def _check_separated(names: Sequence[str], X: Array, low: Which, high: Which) -> None:
+    """No direction δ of flat coefficients may have x'δ <= 0 at rows that stay below, >= 0 above, and = 0 elsewhere."""
     if not X.shape[1] or not (low | high).any():
         return
-    names = [n for n, prior in zip(model.priors.coefficients, model.priors.fixef, strict=True) if prior.name == "Flat"]
-    scaled = X / np.abs(X).max(axis=0)
-    sign = high.astype(float) - low
-    toward, fixed = sign[:, None] * scaled, scaled[sign == 0]
+    scaled, free = X / np.abs(X).max(axis=0), low & high
+    sign = np.where(free, 0.0, high.astype(float) - low)
+    bound, fixed = ~free, scaled[~free & (sign == 0)]
+    if np.linalg.matrix_rank(scaled[bound]) < X.shape[1]:
+        return _separated(names[int(np.abs(np.linalg.svd(scaled[bound])[2][-1]).argmax())])
+    toward = sign[sign != 0][:, None] * scaled[sign != 0]
     found = linprog(
-        -toward[sign != 0].sum(axis=0), A_ub=-toward[sign != 0], b_ub=np.zeros(int((sign != 0).sum())),
+        -toward.sum(axis=0), A_ub=-toward, b_ub=np.zeros(len(toward)),
         A_eq=fixed if len(fixed) else None, b_eq=np.zeros(len(fixed)) if len(fixed) else None, bounds=(-1, 1),
     )  # fmt: skip
     if found.status == 0 and -found.fun > 1e-6:
-        along = names[int(np.abs(found.x).argmax())]
-        raise ImproperPosteriorError(
-            f"flat priors on the coefficients are improper: the responses are separated along {along}, so that the likelihood "
-            f"does not fall as it grows. {COEFFICIENT}"
-        )
+        _separated(names[int(np.abs(found.x).argmax())])
+
+
+def _separated(along: str) -> None:
+    raise ImproperPosteriorError(
+        f"flat priors on the coefficients are improper: the responses are separated along {along}, so that the likelihood "
+        f"does not fall as it grows. {COEFFICIENT}"
+    )
 
 
 def _flat_scales(model: Model) -> list[FlatScale]:
