@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bayeslmm.errors import NotSupportedError
+from bayeslmm.family import family_of
 from bayeslmm.model import Model
 from bayeslmm.priors import Prior
+
+# Bambi's names where they are not ours.
+FAMILIES = {"betabinomial": "beta_binomial"}
 
 
 def to_bambi(model: Model) -> Any:
@@ -18,19 +23,21 @@ def to_bambi(model: Model) -> Any:
     Parameters
     ----------
     model : Model
-        A Gaussian model without correlated effects, weights or arrays as offset.
+        A model without correlated effects, weights or arrays as offset, of a family that Bambi has.
 
     Returns
     -------
     bambi.Model
         Its group effects are non-centred; its names are Bambi's (``1|g_sigma`` for ``sd_g[Intercept]``). A group whose
         column also stands elsewhere in the formula, or whose name has a colon, has a column of its own (``g__level``).
+        Its ``psi`` is the probability that a response is not a zero of its own, one less than ours: the formula for ``psi``
+        has our coefficients with the other sign.
 
     Raises
     ------
     NotSupportedError
         Bambi 0.21 has no correlated group effects, no prior weights on a Gaussian response that keep its meaning, and
-        no contrasts, nor LKJ priors; the message names what the model needs.
+        no contrasts, nor LKJ priors, nor every family; the message names what the model needs.
 
     Examples
     --------
@@ -50,11 +57,19 @@ def to_bambi(model: Model) -> Any:
     fixed = [model.formula.fixed, *(f"offset({text})" for text in model.formula.offsets)]
     random = [_bar(model, group, effect) for group in model.groups for effect in model.effects(group)]
     text = f"{model.formula.response} ~ {' + '.join([*fixed, *random])}"
-    centred = model.priors.centred_intercept
     names = {"np": np, "numpy": np}
-    priors = _bambi_priors(model)
+    further = _further_formulas(model)
+    settings: dict[str, Any] = {"priors": _bambi_priors(model), "center_predictors": _centred(model)}
+    family, link = FAMILIES.get(model.family, model.family), model.link
+    if family != "gaussian":
+        parent = (
+            "p" if family_of(model.family).links[0] == "logit" and family not in ("beta", "beta_binomial") else "mu"
+        )
+        links = {parent: link} | {name: "logit" if name == "psi" else "log" for name in further}
+        settings |= {"family": family, "link": links if further else link}
+    formula = bambi.Formula(text, *(f"{name} ~ {right}" for name, right in further.items()))
     try:
-        return bambi.Model(text, frame, priors=priors, center_predictors=centred, extra_namespace=names)
+        return bambi.Model(formula, frame, extra_namespace=names, **settings)
     except Exception as error:  # formulae raises a class of its own for each thing it cannot read
         raise NotSupportedError(
             f"Bambi cannot read {text!r} ({type(error).__name__}: {error}); its formulas know fewer functions than "
@@ -63,8 +78,12 @@ def to_bambi(model: Model) -> Any:
 
 
 def _check_expressible(model: Model) -> None:
-    if model.family != "gaussian":
-        raise NotSupportedError(f"to_bambi writes Gaussian models only; this one has family={model.family!r}")
+    if "negativebinomial1" in model.family:
+        raise NotSupportedError(f"Bambi has no family {model.family!r}; its negative binomial has variance μ + μ²/α")
+    if model.design.response_levels:
+        raise NotSupportedError(
+            f"Bambi may take the other level of {model.design.response!r} for 1; write the response as 0 and 1"
+        )
     for group in model.groups:
         if model.pairs(group):
             raise NotSupportedError(
@@ -112,17 +131,97 @@ def _bambi_priors(model: Model) -> dict[str, Any]:
     def same(prior: Prior) -> Any:
         return bambi.Prior(prior.name, **prior.args)
 
-    priors: dict[str, Any] = {"sigma": same(model.priors.sigma)}
-    terms: dict[str, list[Prior]] = {}
-    for name, prior in zip(model.design.fixed.names, model.priors.fixef, strict=True):
-        terms.setdefault(re.sub(r"\[[^\]]*\]", "", name), []).append(prior)
-    for name, own in terms.items():
-        priors[name] = same(own[0]) if len(own) == 1 else _stacked(name, own)
+    noise = model.priors.noise
+    priors: dict[str, Any] = {} if noise is None else {str(model.dispersion): same(noise)}
+    priors |= _by_term(model.design.fixed.names, model.priors.fixef)
+    formulas = _further_formulas(model)
+    for kind, block in model.priors.further.items():
+        name = _further_name(model, kind)
+        if name in formulas:
+            own = [mirrored(prior) if kind == "zero" else prior for prior in block.priors]
+            priors[name] = _by_term(block.coefficients, own)
+        else:
+            alpha, beta = (block.priors[0].args[key] for key in ("alpha", "beta"))
+            priors[name] = bambi.Prior("Beta", alpha=beta, beta=alpha)
     for group in model.groups:
         for effect, prior in zip(model.effects(group), model.priors.sd[group], strict=True):
             left = "1" if effect == "Intercept" else effect
             priors[f"{left}|{_column(model, group)}"] = bambi.Prior("Normal", mu=0, sigma=same(prior))
     return priors
+
+
+def _further_name(model: Model, kind: str) -> str:
+    """Bambi's name of what a formula is for: its dispersion, or ``psi``."""
+    return "psi" if kind == "zero" else str(family_of(model.family).dispersion)
+
+
+def _further_formulas(model: Model) -> dict[str, str]:
+    """Right sides of Bambi's formulas for other parameters; none for zeros of one probability with a Beta prior."""
+    found = {}
+    for kind, block in model.priors.further.items():
+        if kind != "zero" or [prior.name for prior in block.priors] != ["LogitBeta"]:
+            found[_further_name(model, kind)] = str(model.arguments[kind] or "~ 1").lstrip()[1:].strip()
+    return found
+
+
+def _centred(model: Model) -> bool:
+    """Whether intercepts have their priors at the predictor means: in Bambi all formulas, or none."""
+    blocks = [block for block in model.priors.further.values() if {"Intercept"} < set(block.coefficients)]
+    said = {block.shifted for block in blocks}
+    if {"Intercept"} < set(model.design.fixed.names) or not said:
+        said.add(model.priors.centred_intercept)
+    if len(said) > 1:
+        raise NotSupportedError(
+            "Bambi has the priors of all intercepts at the predictor means, or none; give a prior to every Intercept, or to none"
+        )
+    return said.pop()
+
+
+def mirrored(prior: Prior) -> Prior:
+    """The prior of −x where x has this one.
+
+    Parameters
+    ----------
+    prior : Prior
+        Of a coefficient for the probability of zeros.
+
+    Returns
+    -------
+    Prior
+
+    Raises
+    ------
+    NotSupportedError
+        Its mirror image is no distribution of Bambi's.
+
+    Examples
+    --------
+    >>> mirrored(Prior("Normal", mu=1, sigma=2))
+    Normal(mu=-1, sigma=2)
+    """
+    if prior.name in ("Normal", "StudentT"):
+        return Prior(prior.name, **{**prior.args, "mu": -prior.args["mu"]})
+    if prior.name == "Uniform":
+        return Prior("Uniform", lower=-prior.args["upper"], upper=-prior.args["lower"])
+    if prior.name == "Flat":
+        return prior
+    raise NotSupportedError(
+        f"Bambi's psi is the probability that a response is not a zero of its own, and {prior} of the other sign is no "
+        "distribution it has; use Normal, StudentT, Uniform or Flat"
+    )
+
+
+def _by_term(names: Sequence[str], priors: Sequence[Prior]) -> dict[str, Any]:
+    """Bambi's priors of coefficients: one for each term, arrays for the columns of a factor."""
+    import bambi
+
+    terms: dict[str, list[Prior]] = {}
+    for name, prior in zip(names, priors, strict=True):
+        terms.setdefault(re.sub(r"\[[^\]]*\]", "", name), []).append(prior)
+    return {
+        name: bambi.Prior(own[0].name, **own[0].args) if len(own) == 1 else _stacked(name, own)
+        for name, own in terms.items()
+    }
 
 
 def _stacked(name: str, priors: list[Prior]) -> Any:

@@ -270,6 +270,10 @@ class Posterior(Result):
         ).load()
         if tree.attrs.get("formula") != model.formula.text:
             raise MethodError(f"the draws belong to {tree.attrs.get('formula')!r}, not to {model.formula.text!r}")
+        for name, block in model.design.further.items():
+            there = tree["posterior"].coords.get(f"{name}_coefficient")
+            if there is None or list(there.values) != list(block.names):
+                raise MethodError(f"the draws belong to {model.formula.text!r} with another formula for {name}")
         observed = next(iter(tree["observed_data"].data_vars.values())).values
         if not np.array_equal(observed, model.design.y):
             raise MethodError(f"the draws belong to {model.formula.text!r} with other data: its response differs")

@@ -7,6 +7,7 @@ import pytest
 
 import bayeslmm as bl
 from bayeslmm.errors import NotSupportedError
+from bayeslmm.family import family_of
 from bayeslmm.graph.hierarchical import build
 
 QUICK = "FAST_COMPILE"
@@ -79,6 +80,51 @@ def test_joint_densities_are_equal(name, data, rng):
         assert other(point) == pytest.approx(own(ours), rel=1e-10)
 
 
+OTHERS = {
+    "binomial": ("binomial", {}),
+    "gamma": ("gamma", {"link": "log"}),
+    "zeros": ("zero_inflated_poisson", {}),
+    "zeros with a normal prior": ("zero_inflated_poisson", {"priors": {"zero": bl.Prior("Normal", mu=1, sigma=2)}}),
+    "formulas": ("hurdle_negativebinomial", {"zero": "~ x + f", "dispersion": "~ f"}),
+    "beta-binomial": ("betabinomial", {"dispersion": "~ x"}),
+}
+
+
+def formula_points(model, gamma):
+    """Our coefficients of the formulas for dispersion and zeros as Bambi's graph has them."""
+    found = {}
+    for kind, block in model.priors.further.items():
+        sign, name = (-1.0, "psi") if kind == "zero" else (1.0, family_of(model.family).dispersion)
+        shifted = sign * block.transform @ gamma[kind]
+        for j, coefficient in enumerate(block.coefficients):
+            found.setdefault(f"{name}_{coefficient.split('[')[0]}", []).append(shifted[j])
+    return found
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_have_equal_densities(name, data, rng):
+    """With their Jacobians, so that a Beta prior of a probability is one of its logit."""
+    family, options = OTHERS[name]
+    drawn = family_of(family).draws(rng, np.full(len(data), 0.4), 2.0, np.full(len(data), 5.0), 0.3)
+    left = "p(y, m)" if family_of(family).of_trials else "y"
+    model = bl.Model(f"{left} ~ x + f + (1 | g)", data.assign(y=drawn, m=5), family=family, **options)
+    theirs = bl.to_bambi(model)
+    theirs.build()
+    other, own = (graph.compile_logp(mode=QUICK) for graph in (theirs.backend.model, build(model, "noncentred")))
+    scalar = {v.name: v.type.ndim == 0 for v in theirs.backend.model.value_vars}
+    for _ in range(3):
+        beta, sd, z, phi = rng.normal(size=4), rng.normal(size=1), rng.normal(size=(8, 1)), np.array(rng.normal())
+        gamma = {kind: rng.normal(size=len(block.names)) for kind, block in model.design.further.items()}
+        ours = {"fixef": beta, "sd_g_log__": sd, "z_g": z, **gamma} | (
+            {f"{model.dispersion}_log__": phi} if model.dispersion else {}
+        )
+        point = formula_points(model, gamma) | {"1|g_sigma_log__": sd[0], "1|g_offset": z[:, 0]}
+        point |= {f"{model.dispersion}_log__": phi} | {"psi_logodds__": point.get("psi_Intercept")}
+        point |= bambi_coefficients(model, theirs.backend.model, beta)
+        point = {key: np.array(np.ravel(point[key])[0] if one else point[key]) for key, one in scalar.items()}
+        assert other(point) == pytest.approx(own(ours), rel=1e-10, abs=1e-8)
+
+
 def test_priors_are_the_same(data):
     model = bl.Model("y ~ x + f + (x || g)", data)
     theirs = bl.to_bambi(model).parameters["mu"]
@@ -114,6 +160,24 @@ def test_dropped_rows_are_dropped(data):
     gaps = data.assign(x=data.x.where(data.index % 7 > 0))
     model = bl.Model("y ~ np.exp(x) + (1 | h)", gaps)
     assert len(bl.to_bambi(model).data) == model.design.nobs < len(data)
+
+
+COUNTS = {"family": "zero_inflated_poisson", "zero": "~ x"}
+HALF, LINE = bl.Prior("HalfNormal", sigma=1), bl.Prior("Normal", mu=0, sigma=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"family": "bernoulli", "data": {"y": list("abab") * 6, "x": range(24), "g": list("uvw") * 8}}, "as 0 and 1"),
+        ({"family": "negativebinomial1"}, "no family 'negativebinomial1'"),
+        (COUNTS | {"priors": {"zero[x]": HALF}}, r"HalfNormal\(sigma=1\) of the other sign"),
+        (COUNTS | {"priors": {"zero[Intercept]": LINE}}, "at the predictor means, or none"),
+    ],
+)
+def test_what_bambi_cannot_say_of_counts_is_named(options, message, data):
+    with pytest.raises(NotSupportedError, match=message):
+        bl.to_bambi(bl.Model("y ~ x + (1 | g)", **({"data": data.assign(y=np.arange(len(data)) % 3)} | options)))
 
 
 @pytest.mark.parametrize(

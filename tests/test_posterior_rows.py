@@ -134,6 +134,8 @@ def test_saved_and_given_back(post, tmp_path) -> None:
     post.save(tmp_path / "post.nc")
     again = bl.Posterior.load(salamanders(), tmp_path / "post.nc")
     np.testing.assert_array_equal(again.draws("zero"), post.draws("zero"))
+    with pytest.raises(bl.errors.MethodError, match="another formula for zero"):
+        bl.Posterior.load(salamanders(zero="~ DOY"), tmp_path / "post.nc")
     given = bl.posterior(salamanders(), post.data)
     np.testing.assert_allclose(given.fitted, post.fitted)
     without = xr.DataTree.from_dict({"/posterior": post.data["posterior"].to_dataset().drop_vars("zero")})
