@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag, solve_triangular
 
+from bayeslmm import thresholds
 from bayeslmm.exact.densities import mean_slopes, means
 from bayeslmm.exact.factor import factorise
 from bayeslmm.exact.inverse import selected_inverse
@@ -22,11 +23,17 @@ from bayeslmm.model import Model
 Array = NDArray[np.float64]
 # Largest change of η at which a fit without effects has come to rest.
 AT_REST = 1e-9
+# ν of a t response from which a search begins.
+NU = 8.0
 NOTHING = np.empty(0)
 
 
 class Point(NamedTuple):
-    """Parameters in their own units: θ, β, log dispersion (0 where there is none), coefficients for dispersion and zeros."""
+    """Parameters in their own units: θ, β, log dispersion (0 where there is none), and further ones.
+
+    Those are coefficients of the formulas for dispersion, then for zeros, or log ν; or τ_1 and the logs of the steps
+    between thresholds.
+    """
 
     theta: Array
     beta: Array
@@ -51,8 +58,10 @@ class Laplace:
         design, family = model.design, family_of(model.family)
         self.model, self.joint, self.expected = model, joint, information == "expected"
         self.count = 1  # nodes per dimension
-        self.W, self.Z0 = (np.ascontiguousarray(design.further_columns(name)) for name in ("dispersion", "zero"))
-        self.n_further = self.W.shape[1] + self.Z0.shape[1]
+        names = ("dispersion", "nu" if family.second == "nu" else "zero")
+        self.W, self.Z0 = (np.ascontiguousarray(design.further_columns(name)) for name in names)
+        self.n_thresholds = len(design.thresholds)
+        self.n_further = self.W.shape[1] + self.Z0.shape[1] + self.n_thresholds
         self.has_dispersion = family.dispersion is not None and not self.W.shape[1]
         n, p = design.fixed.X.shape
         self.p = p
@@ -67,7 +76,7 @@ class Laplace:
             np.ones(n) if design.weights is None else _own(design.weights),
             np.zeros(n) if design.offset is None else _own(design.offset),
             _own(design.fixed.X),
-            family.zeros,
+            family.kind,
             np.zeros(n),
             np.zeros(n),
         )
@@ -81,9 +90,12 @@ class Laplace:
         return lam
 
     def rows_at(self, point: Point) -> Observed:
-        """The rows with their dispersions and probabilities of a zero of its own."""
+        """The rows with their dispersions and probabilities of a zero of its own, with ν, or with their thresholds."""
         if not self.n_further:
             return self.observed
+        if self.n_thresholds:
+            upper, lower = thresholds.bounds(self.observed.y, thresholds.increasing(point.further))
+            return self.observed._replace(aux_rows=upper, zeta=lower)
         stop = self.W.shape[1]
         return self.observed._replace(aux_rows=self.W @ point.further[:stop], zeta=self.Z0 @ point.further[stop:])
 
@@ -132,8 +144,10 @@ class Laplace:
         Y = factorise(self.system, self.lam(point.theta)).Y
         return np.asarray((self.observed.X.T @ V - (Y.T @ Y)[:-1])[:, :-1])
 
-    def further_bar(self, aux: Array, zeta: Array) -> list[Array]:
-        """Derivatives by the coefficients for dispersion and zeros, from those of the rows."""
+    def further_bar(self, further: Array, aux: Array, zeta: Array) -> list[Array]:
+        """Derivatives by the further parameters, from those of the rows."""
+        if self.n_thresholds:
+            return [thresholds.pulled_back(self.observed.y, further, aux, zeta)]
         parts = [self.W.T @ aux] if self.W.shape[1] else []
         return parts + ([self.Z0.T @ zeta] if self.Z0.shape[1] else [])
 
@@ -142,7 +156,7 @@ class Laplace:
         found = self.at(point)
         parts = [found.lam_bar[self.place] * self.scale, found.beta_bar[: 0 if self.joint else self.p]]
         parts += [np.array([found.aux_bar])] if self.has_dispersion else []
-        parts += self.further_bar(found.aux_rows_bar, found.zeta_bar)
+        parts += self.further_bar(point.further, found.aux_rows_bar, found.zeta_bar)
         gradient = -2.0 * np.concatenate(parts)
         if not (found.mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)
@@ -156,10 +170,14 @@ class Laplace:
         return Point(x[:m], x[m:stop], aux, x[stop + self.has_dispersion :])
 
     def further_start(self, aux: float) -> tuple[Array, Array]:
-        """Coefficients of the formulas for dispersion and zeros that make them constant, and the scale to search on."""
+        """Further parameters that are the same for all rows, and the scale to search on."""
+        if self.n_thresholds:
+            y, weights = self.observed.y, self.observed.weights
+            return thresholds.start(y, self.n_thresholds + 1, self.model.link, weights), np.eye(self.n_thresholds) * 0.2
         share = np.clip(0.5 * np.mean(self.observed.y == 0.0), 0.02, 0.98)
+        own = float(np.log(share / (1.0 - share) if family_of(self.model.family).second is None else NU))
         parts, scales = [], []
-        for columns, level in ((self.W, aux), (self.Z0, float(np.log(share / (1.0 - share))))):
+        for columns, level in ((self.W, aux), (self.Z0, own)):
             if columns.shape[1]:
                 parts.append(np.linalg.lstsq(columns, np.full(len(columns), level))[0])
                 scales.append(np.linalg.inv(np.linalg.qr(columns, mode="r")) * np.sqrt(len(columns) / 20.0))
@@ -203,6 +221,8 @@ def working(model: Model) -> tuple[Array, Array]:
 def without_effects(model: Model, most: int) -> Start:
     """Iteratively reweighted least squares without random effects, to rest or for a number of steps."""
     design, family, link = model.design, family_of(model.family), LINKS[model.link]
+    if family.ordered:
+        return without_slopes(model)
     X, trials = design.fixed.X, np.ones(design.nobs) if design.trials is None else design.trials
     weights = 1.0 if design.weights is None else design.weights
     offset = np.zeros(design.nobs) if design.offset is None else design.offset
@@ -225,14 +245,25 @@ def without_effects(model: Model, most: int) -> Start:
     return Start(beta, aux, R, eta)
 
 
+def without_slopes(model: Model) -> Start:
+    """Ordered categories with the same probabilities in every row, X about its means at the information of a latent scale.
+
+    The error of a latent response has variance π²/3, 1 or π²/6; a category tells at most as much as that response.
+    """
+    X, variance = model.design.fixed.X, {"logit": np.pi**2 / 3, "probit": 1.0, "cloglog": np.pi**2 / 6}[model.link]
+    offset = np.zeros(len(X)) if model.design.offset is None else model.design.offset
+    R = np.linalg.qr((X - X.mean(axis=0)) / np.sqrt(variance), mode="r")
+    return Start(np.zeros(X.shape[1]), 0.0, R, offset)
+
+
 def _inside(family: str, mu: Array) -> bool:
     upper = 1.0 if family in ("bernoulli", "binomial", "betabinomial", "beta") else np.inf
-    return bool(family == "gaussian" or ((mu > 0) & (mu < upper)).all())
+    return bool(family in ("gaussian", "t") or ((mu > 0) & (mu < upper)).all())
 
 
 def _rough_dispersion(family: str, y: Array, mu: Array) -> float:
     """Log of the dispersion by moments."""
-    if family == "gaussian":
+    if family in ("gaussian", "t"):
         return float(0.5 * np.log(np.mean((y - mu) ** 2)))
     if family in ("gamma", "wald"):
         unit = mu**2 if family == "gamma" else mu**3
@@ -279,7 +310,7 @@ class Quadrature(Laplace):
         )  # fmt: skip
         parts = [found.lam.ravel()[self.place] * self.scale, found.beta]
         parts += [np.array([found.aux.sum()])] if self.has_dispersion else []
-        parts += self.further_bar(found.aux, found.zeta)
+        parts += self.further_bar(point.further, found.aux, found.zeta)
         gradient = -2.0 * np.concatenate(parts)
         if not (mode.converged and np.isfinite(found.value) and np.isfinite(gradient).all()):
             return np.inf, np.zeros_like(gradient)

@@ -160,3 +160,27 @@ def labels_of(frame: pd.DataFrame, group: tuple[str, ...]) -> NDArray[np.str_]:
 
 def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
+
+
+def check_infinite(frame: pd.DataFrame) -> None:
+    """Refuse a column that is infinite somewhere."""
+    for name in frame.select_dtypes("number"):
+        infinite = np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan))
+        if infinite.any():
+            raise DataError(f"column {str(name)!r} is infinite in row {int(infinite.argmax())}; remove or recode it")
+
+
+def drop_unused_levels(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the levels in use only, without their order."""
+    for name in frame.columns:
+        if isinstance(frame[name].dtype, pd.CategoricalDtype):
+            unused = frame[name].cat.remove_unused_categories()
+            frame = frame.assign(**{name: unused.cat.as_unordered()})
+    return frame
+
+
+def check_levels(frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Refuse a factor with one level."""
+    for name in set(names) & set(frame.columns):
+        if one_level(frame[name]):
+            raise DataError(f"factor {name!r} has one level in the rows used; take it out of the formula")

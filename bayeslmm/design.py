@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import formulaic
@@ -11,12 +12,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bayeslmm.columns import check_kind, factorize, frame_of, labels_of, names_of, nrows, one_level, words_in
+from bayeslmm.columns import (
+    check_infinite,
+    check_kind,
+    check_levels,
+    drop_unused_levels,
+    factorize,
+    frame_of,
+    labels_of,
+    names_of,
+    nrows,
+    words_in,
+)
 from bayeslmm.covariance import STRUCTURES
 from bayeslmm.encoding import encode, encode_again, finite, independent, numbers, public_name, recoder, unknown_name
-from bayeslmm.errors import DataError, FormulaError, NotSupportedError
-from bayeslmm.formula import Formula, RandomPart, parse
-from bayeslmm.response import response
+from bayeslmm.errors import DataError, FormulaError
+from bayeslmm.formula import Formula, RandomPart, right_side
+from bayeslmm.response import declared_order, response
 from bayeslmm.terms import FixedBlock, RandomTerm
 
 Array = NDArray[np.float64]
@@ -70,7 +82,9 @@ class Design:
     response_levels : tuple of str
         The levels of a response that is a factor: what counts as 0 and what as 1.
     further : mapping
-        Columns of the formulas for "dispersion" and "zero", where they have one.
+        Columns of the formulas for "dispersion", "zero" and "nu", where they have one.
+    ordered : bool
+        Whether `y` numbers the ordered categories `response_levels` from 0; no row has those in `unused`.
     """
 
     formula: Formula
@@ -85,6 +99,14 @@ class Design:
     trials: Array | None = None
     response_levels: tuple[str, ...] = ()
     further: Mapping[str, FixedBlock] = field(default_factory=dict)
+    ordered: bool = False
+    unused: tuple[str, ...] = ()
+
+    @property
+    def thresholds(self) -> tuple[str, ...]:
+        """Names of the thresholds between ordered categories, "low|high"; none of another response."""
+        levels = self.response_levels if self.ordered else ()
+        return tuple(f"{below}|{above}" for below, above in pairwise(levels))
 
     def further_columns(self, name: str, data: Any = None) -> Array:
         """Columns (n, k) of the formula for "dispersion" or "zero", of the rows of the fit or of new ones; none without."""
@@ -171,6 +193,7 @@ def build(
     contrasts: Mapping[str, str] | None = None,
     missing: str = "drop",
     binary: bool = False,
+    ordered: bool = False,
     residual: bool = True,
     further: Mapping[str, str] | None = None,
 ) -> Design:
@@ -190,6 +213,8 @@ def build(
         What to do with rows where a needed value is missing.
     binary : bool
         Whether a factor of two levels is a response.
+    ordered : bool
+        Whether the response is an ordered category; columns are those beside an Intercept, which is left out.
     residual : bool
         Whether rows have a residual variance of their own, from which that of a term with as many levels as rows could
         not be told apart.
@@ -209,9 +234,9 @@ def build(
     """
     if missing not in ("drop", "error"):
         raise DataError(f'missing={missing!r} is not known; use "drop" or "error"')
-    one_sided = {name: _right_side(name, text, formula) for name, text in (further or {}).items()}
+    one_sided = {name: right_side(name, text, formula) for name, text in (further or {}).items()}
     frame = _needed(formula, data, weights, offset, contrasts or {}, tuple(one_sided.values()))
-    _check_infinite(frame)
+    check_infinite(frame)
     keep = ~frame.isna().any(axis=1).to_numpy()
     if missing == "error" and not keep.all():
         worst = frame.columns[frame.isna().any()][0]
@@ -222,13 +247,12 @@ def build(
         raise DataError("no complete row is left: every row has a missing value in a column that the model uses")
     if not keep.all():
         frame = frame.loc[keep].reset_index(drop=True).infer_objects()
-    frame = _drop_unused_levels(frame)
-    for name in words_in(formula.fixed, *(part.effects for part in formula.random)) & set(frame.columns):
-        if one_level(frame[name]):
-            raise DataError(f"factor {name!r} has one level in the rows used; take it out of the formula")
+    order = declared_order(formula, frame) if ordered else None
+    frame = drop_unused_levels(frame)
+    check_levels(frame, words_in(formula.fixed, *(part.effects for part in formula.random)))
     recode = recoder(contrasts or {}, frame)
-    found = response(formula, frame, binary=binary)
-    fixed, spec = _fixed(formula, frame, recode)
+    found = response(formula, frame, binary=binary, ordered=ordered, order=order)
+    fixed, spec = _beside_thresholds(formula, frame, recode) if ordered else _fixed(formula, frame, recode)
     random, specs = _random_terms(formula, frame, recode, residual)
     others = {name: _fixed(replace(formula, fixed=text), frame, recode) for name, text in one_sided.items()}
     specs |= {name: spec for name, (_, spec) in others.items()}
@@ -245,19 +269,9 @@ def build(
         found.trials,
         found.levels,
         {name: block for name, (block, _) in others.items()},
+        ordered,
+        () if order is None else order.unused,
     )
-
-
-def _right_side(name: str, text: str, formula: Formula) -> str:
-    """The right side of a formula for another parameter of the distribution."""
-    parsed = parse(f"{formula.response} {text}") if str(text).lstrip().startswith("~") else None
-    if parsed is None:
-        raise FormulaError(f"{name}= takes a formula without a left side, such as '~ x'; got {text!r}")
-    if parsed.random or parsed.offsets:
-        raise NotSupportedError(
-            f"{name}={text!r}: random effects and offsets in it cannot be fitted yet; leave them out"
-        )
-    return parsed.fixed
 
 
 WEIGHTS, OFFSET = "(weights)", "(offset)"
@@ -310,21 +324,6 @@ def _given(value: Any, data: Any, length: int, key: str) -> Array:
     return column
 
 
-def _check_infinite(frame: pd.DataFrame) -> None:
-    for name in frame.select_dtypes("number"):
-        infinite = np.isinf(frame[name].to_numpy(dtype=float, na_value=np.nan))
-        if infinite.any():
-            raise DataError(f"column {str(name)!r} is infinite in row {int(infinite.argmax())}; remove or recode it")
-
-
-def _drop_unused_levels(frame: pd.DataFrame) -> pd.DataFrame:
-    for name in frame.columns:
-        if isinstance(frame[name].dtype, pd.CategoricalDtype):
-            unused = frame[name].cat.remove_unused_categories()
-            frame = frame.assign(**{name: unused.cat.as_unordered()})
-    return frame
-
-
 def _offset(formula: Formula, frame: pd.DataFrame) -> Array | None:
     parts = [numbers(text, frame, formula) for text in formula.offsets]
     if OFFSET in frame:
@@ -354,6 +353,14 @@ def _fixed(formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str]) 
             f"{len(kept)} fixed coefficients for {len(frame)} rows leave nothing to estimate a variance from"
         )
     return block, matrix.model_spec
+
+
+def _beside_thresholds(formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str]) -> tuple[FixedBlock, Any]:
+    """The fixed columns beside an Intercept, without it."""
+    block, spec = _fixed(replace(formula, fixed=f"{formula.fixed} + 1"), frame, recode)
+    kept = [j for j, name in enumerate(block.names) if name != "Intercept"]
+    names = tuple(block.names[j] for j in kept)
+    return FixedBlock(names, np.ascontiguousarray(block.X[:, kept]), block.dropped, block.kept[kept]), spec
 
 
 def _random_terms(

@@ -1,4 +1,4 @@
-"""Estimates that run off to infinity: separated responses, and counts without overdispersion."""
+"""Estimates that run off to infinity: separated responses, counts without overdispersion, tails that are not heavy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from bayeslmm.model import Model
 from bayeslmm.optimise import DECREMENT, Optimum
 
 Array = NDArray[np.float64]
-# Standard error of η, averaged over the rows, that only separated responses have; relative excess of variance that is none.
-ENDLESS, NO_EXCESS = 1e3, 1e-4
+# Standard error of η, averaged over the rows, that only separated responses have; relative excess of variance that is none;
+# ν that is endless.
+ENDLESS, NO_EXCESS, NO_TAILS = 1e3, 1e-4, 1e4
 _LIMITS = {
     "negativebinomial": "alpha runs off to infinity, where the family is the Poisson",
     "negativebinomial1": "phi runs off to 0, where the family is the Poisson",
@@ -26,7 +27,8 @@ _LIMITS = {
 def curvature_root(optimum: Optimum, aux: int | None, first: int) -> Array:
     """K (r, m) with K'K the covariance of the search's coordinates, from the curvature in those that are not on a boundary.
 
-    A log dispersion that runs off to infinity has no curvature, nor have then the coefficients after it: theirs is NaN.
+    A log dispersion or a last parameter that runs off to infinity has no curvature, nor have then all those from `first` on:
+    theirs is NaN.
 
     Parameters
     ----------
@@ -34,14 +36,14 @@ def curvature_root(optimum: Optimum, aux: int | None, first: int) -> Array:
     aux : int or None
         Where the log dispersion stands among the coordinates, if it does.
     first : int
-        Where the coordinates end that come before log dispersion and the coefficients for dispersion and zeros.
+        Where the coordinates end that come before log dispersion and the further parameters.
 
     Returns
     -------
     ndarray
     """
     free = np.flatnonzero(optimum.free)
-    for used in (free, free[free != aux], free[free < first]):
+    for used in (free, free[free != aux], free[free < max(first, len(optimum.theta) - 1)], free[free < first]):
         root = np.zeros((len(used), len(optimum.theta)))
         root[:, np.setdiff1d(free, used)] = np.nan
         try:
@@ -65,13 +67,13 @@ def judged(
             "the search stopped. Leave it out, or join its levels"
         )
         return replace(optimum, converged=False, message=message)
+    size = model.n_theta + len(beta) + approximation.has_dispersion + approximation.n_further
+    if model.family == "t" and len(optimum.theta) == size:  # ν is not held
+        return _normal(optimum)
     limit = _LIMITS.get(family_of(model.family).plain)
     if limit is None or aux is None or _excess(model, approximation, beta, dispersion) > NO_EXCESS:
         return optimum
-    others = optimum.free.copy()
-    others[aux] = False
-    g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
-    if float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT:
+    if _at_rest(optimum, aux):
         return replace(optimum, converged=True, message=f"converged; there is no overdispersion, {limit}")
     return optimum
 
@@ -87,10 +89,26 @@ def _excess(model: Model, approximation: Laplace, beta: Array, dispersion: float
     return dispersion
 
 
+def _at_rest(optimum: Optimum, without: int) -> bool:
+    """Whether nothing is left to gain in the parameters besides one."""
+    others = optimum.free.copy()
+    others[without] = False
+    g, H = optimum.gradient[others], optimum.hessian[np.ix_(others, others)]
+    return float(g @ np.linalg.lstsq(H, g)[0]) < DECREMENT
+
+
+def _normal(optimum: Optimum) -> Optimum:
+    """The optimum of a t model, with what it means where ν runs off to infinity."""
+    if not (optimum.theta[-1] > np.log(NO_TAILS) and _at_rest(optimum, len(optimum.theta) - 1)):
+        return optimum
+    message = "converged; there are no heavy tails, nu runs off to infinity, where the family is the Gaussian"
+    return replace(optimum, converged=True, message=message)
+
+
 def _separated(model: Model, approximation: Laplace, beta: Array, root: Array) -> str:
     """The coefficient along which hardly any information is left, or nothing."""
     X = model.X
-    if not X.shape[1]:
+    if not X.shape[1] or model.family == "t":  # whose likelihood falls with the distance
         return ""
     spread = np.sqrt(np.mean(np.sum((X @ root.T) ** 2, axis=1)))  # standard error of η over the rows
     if np.isfinite(spread) and spread < ENDLESS:

@@ -59,6 +59,9 @@ class Family:
         What a response must be, in words.
     zeros : int
         Whether zeros have a probability of their own, and how; see `exact.zeros`.
+    second : str or None
+        Name of a further parameter of another kind: "nu", the degrees of freedom of a t response, or "thresholds" between
+        ordered categories.
     """
 
     name: str
@@ -67,6 +70,17 @@ class Family:
     dispersion: str | None
     support: str
     zeros: int = zeros.NONE
+    second: str | None = None
+
+    @property
+    def kind(self) -> int:
+        """What the second parameter of each row is, for `exact.zeros`."""
+        return self.zeros if self.second is None else zeros.OTHER
+
+    @property
+    def ordered(self) -> bool:
+        """Whether responses are ordered categories."""
+        return self.second == "thresholds"
 
     @property
     def plain(self) -> str:
@@ -81,7 +95,7 @@ class Family:
     @property
     def has_information(self) -> bool:
         """Whether the expected information has a closed form."""
-        return self.name not in ("betabinomial", "negativebinomial1") and not self.zeros
+        return self.name not in ("betabinomial", "negativebinomial1", "cumulative") and not self.zeros
 
     def link(self, name: str | None) -> str:
         """The link by name, or the default one.
@@ -133,6 +147,7 @@ class Family:
         if zero is not None and not self.zeros:
             raise MethodError(f'zero={zero!r} is for families with zeros of their own, such as "zero_inflated_poisson"')
         given = {"dispersion": dispersion, "zero": zero or ("~ 1" if self.zeros else None)}
+        given["nu"] = "~ 1" if self.second == "nu" else None
         return {name: text for name, text in given.items() if text is not None}
 
     def check(self, response: str, y: Array, trials: Array | None) -> None:
@@ -163,7 +178,7 @@ class Family:
             raise DataError(f"the {self.name} family needs {self.support}; {response} is {y[row]:g} in row {row}")
 
     def variance(self, mu: Array, phi: Array | float, trials: Array | float = 1.0) -> Array:
-        """Variance of a response of mean `mu` (for the binomial: of the share of successes).
+        """Variance of a response of mean `mu` (for the binomial: of the share of successes; of the t family σ²).
 
         Parameters
         ----------
@@ -189,13 +204,17 @@ class Family:
             Means of the plain family.
         phi, trials : ndarray (n,) or float
         zero : ndarray (n,)
-            Probabilities of a zero of its own.
+            Probabilities of a zero of its own; of the t family ν.
 
         Returns
         -------
         tuple of ndarray
+            Of the t family NaN for the mean where ν ≤ 1 and infinity for the variance where ν ≤ 2.
         """
         variance = self.variance(mu, phi, trials)
+        if self.second == "nu":
+            more = np.divide(zero, zero - 2.0, out=np.full(len(zero), np.inf), where=zero > 2.0)
+            return np.where(zero > 1.0, mu, np.nan), variance * more
         if not self.zeros:
             return mu, variance
         kept = 1.0 - zero
@@ -228,12 +247,14 @@ class Family:
             Dispersion.
         trials : ndarray or float
         zero : ndarray or float
-            Probabilities of a zero of its own, in a family that has them.
+            Probabilities of a zero of its own, in a family that has them; of the t family ν.
 
         Returns
         -------
         ndarray
         """
+        if self.second == "nu":
+            return np.asarray(mu + phi * rng.standard_t(zero, len(mu)))
         values = np.asarray(_DRAWS[self.plain](rng, mu, phi, trials), float)
         if not self.zeros:
             return values
@@ -272,6 +293,7 @@ _SUPPORT: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
     "wald": lambda y, m: y > 0,
     "beta": lambda y, m: (y > 0) & (y < 1),
 }
+_SUPPORT |= {"t": _SUPPORT["gaussian"], "cumulative": lambda y, m: y >= 0}
 _SUPPORT |= {"betabinomial": _SUPPORT["binomial"], "negativebinomial1": _SUPPORT["poisson"]}
 _VARIANCE: dict[str, Callable[[Array, Any], Array]] = {
     "gaussian": lambda mu, phi: np.full_like(mu, phi**2),
@@ -283,6 +305,7 @@ _VARIANCE: dict[str, Callable[[Array, Any], Array]] = {
     "wald": lambda mu, phi: mu**3 / phi,
     "beta": lambda mu, phi: mu * (1.0 - mu) / (1.0 + phi),
     "negativebinomial1": lambda mu, phi: mu * (1.0 + phi),
+    "t": lambda mu, phi: np.full_like(mu, phi**2),
 }
 _DRAWS: dict[str, Callable[..., Array]] = {
     "gaussian": lambda rng, mu, phi, m: rng.normal(mu, phi),
@@ -303,22 +326,10 @@ FAMILIES = {
         Family("bernoulli", densities.BINOMIAL, _UNIT, None, "0 and 1, or a factor of two levels"),
         Family("binomial", densities.BINOMIAL, _UNIT, None, _SUCCESSES),
         Family("poisson", densities.POISSON, _COUNT, None, "whole numbers from 0"),
-        Family(
-            "negativebinomial",
-            densities.NEGATIVE_BINOMIAL,
-            _COUNT,
-            "alpha",
-            "whole numbers from 0",
-        ),
+        Family("negativebinomial", densities.NEGATIVE_BINOMIAL, _COUNT, "alpha", "whole numbers from 0"),
         Family("gamma", densities.GAMMA, ("inverse", "log", "identity"), "alpha", "numbers above 0"),
         Family("wald", densities.WALD, ("inverse_squared", "log", "inverse", "identity"), "lam", "numbers above 0"),
-        Family(
-            "betabinomial",
-            densities.BETA_BINOMIAL,
-            _UNIT,
-            "kappa",
-            _SUCCESSES,
-        ),
+        Family("betabinomial", densities.BETA_BINOMIAL, _UNIT, "kappa", _SUCCESSES),
         Family("negativebinomial1", densities.LINEAR_NEGATIVE_BINOMIAL, _COUNT, "phi", "whole numbers from 0"),
         *(
             Family(f"{kind}_{name}", code, _COUNT[:1], dispersion, "whole numbers from 0", own)
@@ -329,15 +340,10 @@ FAMILIES = {
                 ("negativebinomial1", densities.LINEAR_NEGATIVE_BINOMIAL, "phi"),
             )
         ),
-        Family(
-            "zero_inflated_binomial",
-            densities.BINOMIAL,
-            _UNIT,
-            None,
-            _SUCCESSES,
-            zeros.INFLATED,
-        ),
+        Family("zero_inflated_binomial", densities.BINOMIAL, _UNIT, None, _SUCCESSES, zeros.INFLATED),
         Family("beta", densities.BETA, _UNIT, "kappa", "numbers between 0 and 1, neither of them included"),
+        Family("t", densities.STUDENT_T, ("identity",), "sigma", "numbers", second="nu"),
+        Family("cumulative", densities.CUMULATIVE, _UNIT[:3], None, "ordered categories", second="thresholds"),
     )
 }
 
@@ -348,7 +354,8 @@ def family_of(name: str) -> Family:
     Parameters
     ----------
     name : str
-        Bambi's name: "gaussian", "bernoulli", "binomial", "poisson", "negativebinomial", "gamma", "wald", "beta".
+        Bambi's name: "gaussian", "bernoulli", "binomial", "poisson", "negativebinomial", "gamma", "wald", "beta", "t",
+        "cumulative", and ours where Bambi has none.
 
     Returns
     -------

@@ -355,3 +355,15 @@ def _content(effects: str) -> tuple[frozenset[tuple[str, str]], bool]:
 
 def _written_group(group: Names) -> str:
     return ":".join(name if re.fullmatch(NAME, name) else f"`{name}`" for name in group)
+
+
+def right_side(name: str, text: str, formula: Formula) -> str:
+    """The right side of a formula for another parameter of the distribution."""
+    parsed = parse(f"{formula.response} {text}") if str(text).lstrip().startswith("~") else None
+    if parsed is None:
+        raise FormulaError(f"{name}= takes a formula without a left side, such as '~ x'; got {text!r}")
+    if parsed.random or parsed.offsets:
+        raise NotSupportedError(
+            f"{name}={text!r}: random effects and offsets in it cannot be fitted yet; leave them out"
+        )
+    return parsed.fixed

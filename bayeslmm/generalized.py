@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,18 +15,28 @@ from scipy.special import expit, ndtr
 
 from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
-from bayeslmm.covariance import Covariance
 from bayeslmm.cumulative import distribution
 from bayeslmm.endless import curvature_root, judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
 from bayeslmm.family import LINKS, family_of
-from bayeslmm.generalized_search import METHODS, NODES, Found, check_options, criterion, searched, spread
+from bayeslmm.generalized_search import (
+    METHODS,
+    NODES,
+    Found,
+    centred,
+    check_options,
+    criterion,
+    lower,
+    searched,
+    spread,
+    whole,
+)
 from bayeslmm.model import Model
-from bayeslmm.optimise import DECREMENT, Optimum, approach, minimise
+from bayeslmm.optimise import approach, minimise
 from bayeslmm.restriction import Restriction
-from bayeslmm.result import PointFit
+from bayeslmm.second import SecondParameters
 from bayeslmm.table import (
     Page,
     Table,
@@ -42,11 +52,15 @@ from bayeslmm.table import (
 Array = NDArray[np.float64]
 # Deviation on the link scale at which a level all but determines its responses.
 DETERMINED = 8.0
-FURTHER = {"dispersion": "Log of the dispersion", "zero": "Logit of the probability of a zero of its own"}
+FURTHER = {
+    "dispersion": "Log of the dispersion",
+    "zero": "Logit of the probability of a zero of its own",
+    "nu": "Log of nu",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GeneralizedFit(PointFit):
+class GeneralizedFit(SecondParameters):
     """A generalized linear mixed model at the maximum of its approximate likelihood.
 
     Parameters
@@ -58,7 +72,8 @@ class GeneralizedFit(PointFit):
     nodes : int
         Quadrature nodes per dimension; 1 is Laplace's approximation.
     further : ndarray
-        Coefficients of the formulas for dispersion and zeros, one after the other.
+        Coefficients of the formulas for dispersion and zeros, one after the other, or log ν of the t family; of ordered
+        categories the first threshold and the logs of the steps to the next ones.
     """
 
     dispersion: float = float("nan")
@@ -68,7 +83,7 @@ class GeneralizedFit(PointFit):
 
     @property
     def further_fixef(self) -> dict[str, pd.DataFrame]:
-        """Coefficients of the formulas for "dispersion" (of its log) and "zero" (of its logit), estimate and se."""
+        """Coefficients of the formulas for "dispersion", "nu" (of their logs) and "zero" (of its logit), estimate and se."""
         if not self.model.design.further:
             return {}
         se = np.linalg.norm(self.parameter_root[:, self.parameter_root.shape[1] - len(self.further) :], axis=0)
@@ -125,7 +140,7 @@ class GeneralizedFit(PointFit):
         return np.concatenate([self.theta, self.beta, [self.point.aux] * self.dispersed, self.further])
 
     @cached_property
-    def parameter_root(self) -> Array:
+    def parameter_root(self) -> Array:  # type: ignore[override]
         """K (r, m) with K'K the covariance of `parameters`, without β in a fast fit.
 
         From the curvature of the criterion at its optimum; parameters on a boundary or held do not vary, those that
@@ -177,7 +192,8 @@ class GeneralizedFit(PointFit):
         """Mean and variance of each response given the effects."""
         design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
         trials = 1.0 if design.trials is None else design.trials
-        return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, self.zero_probability_at())
+        second = np.full(self.nobs, self.nu) if self.model.family == "t" else self.zero_probability_at()
+        return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, second)
 
     @property
     def given_effects(self) -> Any:
@@ -190,6 +206,7 @@ class GeneralizedFit(PointFit):
     @property
     def fitted(self) -> pd.Series:
         """Means of the response given the effects; of a binomial response the share of successes."""
+        self.require_mean()
         return pd.Series(self._moments[0], index=self.model.design.rows, name="fitted")
 
     @property
@@ -214,22 +231,20 @@ class GeneralizedFit(PointFit):
         mixed = "mixed " if self.model.groups else ""
         lines = [*model_lines(self.model), f"Family: {self.model.family} ({self.model.link} link)"]
         if np.isfinite(self.dispersion):
-            lines.append(f"Dispersion: {family_of(self.model.family).dispersion} = {self.dispersion:.5g}")
+            nu = f", nu = {self.nu:.5g}" if np.isfinite(self.nu) else ""
+            lines.append(f"Dispersion: {family_of(self.model.family).dispersion} = {self.dispersion:.5g}{nu}")
         criteria = pd.DataFrame(
             {"AIC": [self.aic], "BIC": [self.bic], "logLik": [self.loglik], "deviance": [self.deviance]}, index=[""]
         )
         criteria = criteria.map(lambda value: f"{value:.1f}").assign(df=str(self.df))
-        pearson = np.quantile(self.pearson_residuals, [0, 0.25, 0.5, 0.75, 1])
-        five = Table(
-            "Pearson residuals", ("Min", "1Q", "Median", "3Q", "Max"), (tuple(f"{v:.4f}" for v in pearson),), 0
-        )
         tables = [(frame_table("", criteria), "")] if np.isfinite(self.loglik) else []  # quasi-likelihood has none
-        tables += [(five, "")]
+        tables += self._quantiles()
         tables += (
             [(random_effects(self, residual=self.method == "PQL"), sizes(self.model))] if self.model.groups else []
         )
         fixed = pd.DataFrame({"estimate": self.fixef, "se": self.se})
         tables += [(frame_table("Fixed effects", _with_z(fixed)), "")] if len(fixed) else []
+        tables += [(frame_table("Thresholds", _with_z(self.thresholds)), "")] if self.model.design.ordered else []
         tables += [(frame_table(FURTHER[name], _with_z(frame)), "") for name, frame in self.further_fixef.items()]
         tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
         remarks = left_out(self.model)
@@ -239,6 +254,13 @@ class GeneralizedFit(PointFit):
         remarks += self._determined()
         remarks += [] if self.converged else [f"NOT CONVERGED: {self.message}"]
         return Page(f"Generalized linear {mixed}model fit by {how}", tuple(lines), tuple(tables), tuple(remarks))
+
+    def _quantiles(self) -> list[tuple[Table, str]]:
+        """Quantiles of the Pearson residuals, where there are such."""
+        if self.model.design.ordered:
+            return []
+        five = (tuple(f"{v:.4f}" for v in np.quantile(self.pearson_residuals, [0, 0.25, 0.5, 0.75, 1])),)
+        return [(Table("Pearson residuals", ("Min", "1Q", "Median", "3Q", "Max"), five, 0), "")]
 
     def _determined(self) -> list[str]:
         """Which effects are so large that a level all but determines its responses."""
@@ -318,40 +340,33 @@ def fit_generalized(
     rough = Laplace(model, information, joint=True)
     beta, aux, R, _ = rough.start()
     rough.beta = beta
-    has = int(rough.has_dispersion)
+    has, m = int(rough.has_dispersion), model.n_theta
     covariances = [term.covariance for term in model.terms]
-    theta = model.theta_start if start is None else model.checked_theta(start)
+    size = float(np.exp(aux)) if model.family == "t" else 1.0  # of the effects: that of the response
+    theta = size * model.theta_start if start is None else model.checked_theta(start)
     further, unit = rough.further_start(aux)
-    begin, basis = np.concatenate([theta, [aux] * has, further]), block_diag(model.theta_basis, np.eye(has), unit)
+    begin = np.concatenate([theta, [aux] * has, further])
+    basis = block_diag(size * model.theta_basis, np.eye(has), unit)
+    middle = centred(rough)
     if fast:
-        first, m = minimise(criterion(rough), begin, covariances, basis), model.n_theta
+        first = minimise(criterion(rough), begin, covariances, basis)
         x = np.concatenate([first.theta[:m], rough.beta, first.theta[m:]])
         return _result(rough, Found(first, x, _given_theta(rough, first.theta), m), method, information)
     full = Quadrature(model, information, nodes or NODES) if method == "AGHQ" else Laplace(model, information)
-    m = model.n_theta
-    scale = block_diag(model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
+    after = m + full.p
+    scale = block_diag(size * model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
+    if full.n_thresholds:
+        scale[after] += middle @ scale[m:after]
     if fixed:
-        x = np.concatenate([begin[:m], beta, begin[m:]])
-        found = searched(full, Restriction(model, bool(has), fixed), x, scale)
+        found = searched(full, Restriction(model, bool(has), fixed), whole(rough, begin, middle), scale)
         return _result(full, found, method, information)
-    near = approach(criterion(rough), begin, covariances, basis)
+    x = whole(rough, approach(criterion(rough), begin, covariances, basis), middle)
     full.b = rough.b
-    x = np.concatenate([near[:m], rough.beta, near[m:]])
     optimum = minimise(criterion(full), x, covariances, scale, near=True)
     if start is not None or not optimum.free[:m].all():
-        optimum = _lower(full, optimum, theta, covariances, scale)
-    aux = m + full.p
-    root = curvature_root(optimum, aux if has else None, aux)
-    return _result(full, Found(optimum, optimum.theta, root, aux), method, information)
-
-
-def _lower(
-    approximation: Laplace, optimum: Optimum, theta: Array, covariances: Sequence[Covariance], basis: Array
-) -> Optimum:
-    """The lower of the optimum and of what a search from `theta` finds: on a boundary it may be a local one."""
-    x = np.concatenate([theta, optimum.theta[len(theta) :]])
-    other = minimise(criterion(approximation), x, covariances, basis)
-    return other if other.value < optimum.value - DECREMENT * max(1.0, abs(optimum.value)) else optimum
+        optimum = lower(full, optimum, theta, covariances, scale)
+    root = curvature_root(optimum, after if has else None, after)
+    return _result(full, Found(optimum, optimum.theta, root, after), method, information)
 
 
 def _given_theta(approximation: Laplace, x: Array) -> Array:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.approximation import Laplace
+from bayeslmm.covariance import Covariance
 from bayeslmm.endless import curvature_root
 from bayeslmm.errors import MethodError
 from bayeslmm.family import family_of
 from bayeslmm.model import Model
-from bayeslmm.optimise import Objective, Optimum, minimise
+from bayeslmm.optimise import DECREMENT, Objective, Optimum, minimise
 from bayeslmm.restriction import Restriction
 
 Array = NDArray[np.float64]
@@ -73,6 +74,33 @@ def spread(to: Restriction, optimum: Optimum) -> Array:
     return to.spread(curvature_root(optimum, *to.tail), optimum.theta)
 
 
+def centred(rough: Laplace) -> Array:
+    """The means of X; beside thresholds, of which the first is its intercept, a first search is about them."""
+    X = rough.observed.X
+    middle = np.asarray(X.mean(axis=0))
+    if rough.n_thresholds:
+        rough.observed = rough.observed._replace(X=X - middle)
+    return middle
+
+
+def whole(rough: Laplace, x: Array, middle: Array) -> Array:
+    """Parameters with β among them, from those of a search with β at the mode."""
+    m, p = rough.model.n_theta, rough.p
+    found = np.concatenate([x[:m], rough.beta, x[m:]])
+    if rough.n_thresholds:  # the first threshold goes with the middle of η
+        found[m + p] += middle @ rough.beta
+    return found
+
+
+def lower(
+    approximation: Laplace, optimum: Optimum, theta: Array, covariances: Sequence[Covariance], basis: Array
+) -> Optimum:
+    """The lower of the optimum and of what a search from `theta` finds: on a boundary it may be a local one."""
+    x = np.concatenate([theta, optimum.theta[len(theta) :]])
+    other = minimise(criterion(approximation), x, covariances, basis)
+    return other if other.value < optimum.value - DECREMENT * max(1.0, abs(optimum.value)) else optimum
+
+
 def check_options(
     model: Model, method: str, nodes: int | None, information: str, fast: bool, fixed: Mapping[str, float] | None
 ) -> None:
@@ -86,6 +114,10 @@ def check_options(
         raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
     if information == "expected" and not family_of(model.family).has_information:
         raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
+    if fast and family_of(model.family).ordered:
+        raise MethodError(
+            "fast=True puts β at the mode with thresholds held, which is no estimate of them; leave it out"
+        )
     if method != "AGHQ":
         if nodes is not None:
             raise MethodError('nodes= is for method="AGHQ"')

@@ -76,7 +76,7 @@ class Search:
             return -np.inf, out
         a.b = found.mode.b
         first = len(psi) - len(p.beta) - len(p.gamma)
-        bars = [*a.further_bar(found.aux_rows_bar, found.zeta_bar), found.beta_bar]
+        bars = [*a.further_bar(p.gamma, found.aux_rows_bar, found.zeta_bar), found.beta_bar]
         out[first:] = np.concatenate(bars)
         out[first - 1 : first] += found.aux_bar if dispersed else 0.0
         prior = add_priors(self.layout, p, dispersed, psi, found.lam_bar, out)

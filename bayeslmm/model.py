@@ -42,7 +42,9 @@ class Model:
         pandas, Polars or PyArrow table, or a dict of arrays.
     family : str
         Distribution of the response given the effects: ``"gaussian"``, ``"bernoulli"``, ``"binomial"`` (with a response
-        ``p(successes, trials)``), ``"poisson"``, ``"negativebinomial"``, ``"gamma"``, ``"wald"`` or ``"beta"``.
+        ``p(successes, trials)``), ``"poisson"``, ``"negativebinomial"``, ``"gamma"``, ``"wald"``, ``"beta"``, ``"t"``, or
+        ``"cumulative"`` for ordered categories: whole numbers or an ordered categorical; thresholds stand in the place
+        of the Intercept.
     link : str, optional
         Link function; each family has its default, Bambi's.
     priors : mapping or "flat", optional
@@ -121,6 +123,7 @@ class Model:
             data,
             **options,
             binary=family == "bernoulli",
+            ordered=distribution.ordered,
             residual=gaussian,
             further=distribution.further(dispersion, zero),
         )

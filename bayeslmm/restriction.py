@@ -168,7 +168,9 @@ def public_names(model: Model, dispersed: bool) -> list[str]:
             names += [f"corr_{term.group}[{effects[j]}, {effects[i]}]" for j, i in lower]
     names += [f"fixef[{name}]" for name in model.design.fixed.names]
     names += [str(model.dispersion)] if dispersed else []
-    return names + [f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names]
+    names += [f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names]
+    first, *others = model.design.thresholds or (None,)
+    return names + ([f"threshold[{first}]", *(f"log_step[{name}]" for name in others)] if first else [])
 
 
 def _coordinate(model: Model, name: str, value: float | None) -> float:

@@ -269,6 +269,8 @@ def left_out(model: Model) -> list[str]:
     dropped, columns = model.design.n_dropped, model.design.fixed.dropped
     rows = [f"{dropped} row{'s' if dropped > 1 else ''} dropped: missing values."] if dropped else []
     found = f"Fixed effects dropped, linear combinations of those before them: {', '.join(columns)}."
+    unused = model.design.unused
+    rows += [f"Categories dropped, which no row has: {', '.join(unused)}."] if unused else []
     return [*rows, found] if columns else rows
 
 

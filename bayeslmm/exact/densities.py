@@ -33,6 +33,7 @@ from bayeslmm.exact.special import (
 Array = NDArray[np.float64]
 
 GAUSSIAN, BINOMIAL, POISSON, GAMMA, WALD, NEGATIVE_BINOMIAL, BETA, BETA_BINOMIAL, LINEAR_NEGATIVE_BINOMIAL = range(9)
+STUDENT_T, CUMULATIVE = 9, 10  # have a further parameter ζ: see `student` and `ordinal`
 IDENTITY, LOGIT, PROBIT, CLOGLOG, CAUCHIT, LOG, SQRT, INVERSE, INVERSE_SQUARED = range(9)
 
 
@@ -49,6 +50,16 @@ class Density(NamedTuple):
     value_aux: float
     first_aux: float
     second_aux: float
+
+
+class Zeroed(NamedTuple):
+    """ℓ with its derivatives in η and a, ∂ℓ/∂ζ, ∂²ℓ/∂η∂ζ, ∂³ℓ/∂η²∂ζ, and of the information ∂i/∂ζ."""
+
+    density: Density
+    value_zero: float
+    first_zero: float
+    second_zero: float
+    information_zero: float
 
 
 class Mean(NamedTuple):

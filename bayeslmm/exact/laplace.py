@@ -55,9 +55,9 @@ class Observed(NamedTuple):
     weights: Array
     offset: Array
     X: Array
-    zeros: int  # zeros of their own: see `zeros`
-    aux_rows: Array  # what is added to the log dispersion
-    zeta: Array  # logit of the probability of a zero of its own
+    zeros: int  # zeros of their own, or what else ζ is: see `zeros`
+    aux_rows: Array  # what is added to the log dispersion; of a category its upper threshold
+    zeta: Array  # logit of the probability of a zero of its own; or log ν, or the lower threshold
 
 
 class Mode(NamedTuple):
@@ -125,7 +125,7 @@ def curve(d: Observed, eta: Array, a: float, expected: bool) -> Curve:
         first_aux[row] = w * at.first_aux
         value_aux[row] = w * at.value_aux
         if d.zeros:
-            change_zero[row] = -w * whole.second_zero
+            change_zero[row] = w * whole.information_zero if expected else -w * whole.second_zero
             first_zero[row] = w * whole.first_zero
             value_zero[row] = w * whole.value_zero
     return Curve(first, weight, observed, change, change_aux, value_aux, first_aux, change_zero, value_zero, first_zero)

@@ -4,31 +4,26 @@ With π = 1/(1 + e^{−ζ}) and f the density of `densities`:
 
     inflated   P(0) = π + (1 − π) f(0),   otherwise (1 − π) f(y)
     hurdle     P(0) = π,                  otherwise (1 − π) f(y)/(1 − f(0))
+
+Of a response of kind OTHER, ζ is another parameter: log ν of a t response, the lower threshold of a category.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.exact.compiled import kernel
-from bayeslmm.exact.densities import IDENTITY, Density, density
+from bayeslmm.exact.densities import IDENTITY, STUDENT_T, Density, density
+from bayeslmm.exact.densities import Zeroed as Zeroed
+from bayeslmm.exact.ordinal import category
 from bayeslmm.exact.special import log_one_plus_exp
+from bayeslmm.exact.student import student_t
 
 Array = NDArray[np.float64]
-NONE, INFLATED, HURDLE = range(3)
-
-
-class Zeroed(NamedTuple):
-    """ℓ with its derivatives in η and a, and ∂ℓ/∂ζ, ∂²ℓ/∂η∂ζ, ∂³ℓ/∂η²∂ζ."""
-
-    density: Density
-    value_zero: float
-    first_zero: float
-    second_zero: float
+NONE, INFLATED, HURDLE, OTHER = range(4)
 
 
 @kernel
@@ -55,7 +50,7 @@ def inflated_zero(at: Density, zeta: float) -> Zeroed:
         + turn * at.value_aux * square,
     )
     share = 1.0 / (1.0 + math.exp(-zeta))
-    return Zeroed(mixed, 1.0 - s - share, -v * at.first, -v * at.second - turn * square)
+    return Zeroed(mixed, 1.0 - s - share, -v * at.first, -v * at.second - turn * square, math.nan)
 
 
 @kernel
@@ -86,14 +81,16 @@ def truncated(at: Density, zero: Density) -> Density:
 def zeroed(kind: int, family: int, link: int, y: float, trials: float, eta: float, a: float, zeta: float) -> Zeroed:
     """The density of one response with the zeros of `kind`."""
     if kind == NONE:
-        return Zeroed(density(family, link, y, trials, eta, a), 0.0, 0.0, 0.0)
+        return Zeroed(density(family, link, y, trials, eta, a), 0.0, 0.0, 0.0, 0.0)
+    if kind == OTHER:
+        return student_t(y, eta, a, zeta) if family == STUDENT_T else category(link, eta, a, zeta)
     share = 1.0 / (1.0 + math.exp(-zeta))
     if y == 0.0 and kind == INFLATED:
         return inflated_zero(density(family, link, 0.0, trials, eta, a), zeta)
     if y == 0.0:
         value = -log_one_plus_exp(-zeta)
         nothing = Density(value, 0.0, 0.0, 0.0, math.nan, math.nan, math.nan, 0.0, 0.0, 0.0)
-        return Zeroed(nothing, 1.0 - share, 0.0, 0.0)
+        return Zeroed(nothing, 1.0 - share, 0.0, 0.0, math.nan)
     at = density(family, link, y, trials, eta, a)
     if kind == HURDLE:
         at = truncated(at, density(family, link, 0.0, trials, eta, a))
@@ -101,14 +98,14 @@ def zeroed(kind: int, family: int, link: int, y: float, trials: float, eta: floa
         at.value - log_one_plus_exp(zeta), at.first, at.second, at.third, math.nan, math.nan, math.nan, at.value_aux,
         at.first_aux, at.second_aux,
     )  # fmt: skip
-    return Zeroed(kept, -share, 0.0, 0.0)
+    return Zeroed(kept, -share, 0.0, 0.0, math.nan)
 
 
 @kernel
 def log_densities_of_rows(
     kind: int, family: int, link: int, y: Array, trials: Array, eta: Array, a: Array, zeta: Array
 ) -> Array:
-    """ℓ of every row, each with its own log dispersion and probability of a zero."""
+    """ℓ of every row, each with its own two further parameters."""
     out = np.empty(y.size)
     for row in range(y.size):
         out[row] = zeroed(kind, family, link, y[row], trials[row], eta[row], a[row], zeta[row]).density.value

@@ -1,0 +1,86 @@
+"""Thresholds of ordered categories: P(y ≤ k) = F(τ_k − η), τ increasing, searched for as τ_1 and the logs of their steps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayeslmm.errors import DataError
+from bayeslmm.exact.ordinal import log_probabilities
+from bayeslmm.family import LINKS, linked
+
+Array = NDArray[np.float64]
+
+
+def increasing(free: Array) -> Array:
+    """τ (K − 1,) from τ_1 and the logs of the steps."""
+    return np.asarray(np.cumsum(np.concatenate([free[:1], np.exp(free[1:])])))
+
+
+def free_of(tau: Array) -> Array:
+    """τ_1 and the logs of the steps, from τ."""
+    return np.concatenate([tau[:1], np.log(np.diff(tau))])
+
+
+def slopes(free: Array) -> Array:
+    """∂τ_j/∂free_i (K − 1, K − 1), lower triangular."""
+    return np.asarray(np.tril(np.ones((len(free), len(free)))) * np.concatenate([[1.0], np.exp(free[1:])]))
+
+
+def bounds(y: Array, tau: Array) -> tuple[Array, Array]:
+    """The upper and lower threshold (n,) of each row's category; +∞ of the last, −∞ of the first."""
+    code = y.astype(np.intp)
+    return np.append(tau, np.inf)[code], np.insert(tau, 0, -np.inf)[code]
+
+
+def pulled_back(y: Array, free: Array, upper: Array, lower: Array) -> Array:
+    """Derivatives (K − 1,) by τ_1 and the logs of the steps, from those by each row's two thresholds."""
+    code, K = y.astype(np.intp), len(free) + 1
+    by_tau = np.bincount(code, upper, K)[:-1] + np.bincount(code, lower, K)[1:]
+    return np.asarray(slopes(free).T @ by_tau)
+
+
+def start(y: Array, count: int, link: str, weights: Array) -> Array:
+    """τ_1 and the logs of the steps at which the categories have their shares among the rows, all η alike."""
+    below = np.cumsum(np.bincount(y.astype(np.intp), weights, count))
+    return free_of(linked(link, below[:-1] / below[-1]))
+
+
+def probabilities(link: str, eta: Array, tau: Array) -> Array:
+    """Probabilities (n, K) of the categories.
+
+    Parameters
+    ----------
+    link : str
+    eta : ndarray (n,)
+    tau : ndarray (K − 1,)
+        Thresholds, increasing.
+
+    Returns
+    -------
+    ndarray
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> probabilities("logit", np.zeros(1), np.array([-1.0, 1.0])).round(3).tolist()
+    [[0.269, 0.462, 0.269]]
+    """
+    columns = []
+    for k in range(len(tau) + 1):
+        upper, lower = bounds(np.full(len(eta), float(k)), tau)
+        columns.append(np.exp(log_probabilities(LINKS[link], np.ascontiguousarray(eta), upper, lower)))
+    return np.column_stack(columns)
+
+
+def draws(rng: np.random.Generator, link: str, eta: Array, tau: Array) -> Array:
+    """Random categories, numbered from 0."""
+    below = np.cumsum(probabilities(link, eta, tau)[:, :-1], axis=1)
+    return np.asarray((rng.random(len(eta))[:, None] > below).sum(axis=1), float)
+
+
+def checked(tau: Array) -> Array:
+    """The thresholds themselves; raises where they do not increase."""
+    if (np.diff(tau) <= 0).any():
+        raise DataError(f"thresholds must increase; got {', '.join(f'{t:g}' for t in tau)}")
+    return tau
