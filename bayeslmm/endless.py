@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 # Standard error of η, averaged over the rows, that only separated responses have; relative excess of variance that is none;
 # ν that is endless.
 ENDLESS, NO_EXCESS, NO_TAILS = 1e3, 1e-4, 1e4
+# The first of ordered categories, where a step between thresholds of δ that runs off multiplies a curvature's error by δ².
+ENDLESS_ORDERED = 30.0
 _LIMITS = {
     "negativebinomial": "alpha runs off to infinity, where the family is the Poisson",
     "negativebinomial1": "phi runs off to 0, where the family is the Poisson",
@@ -110,8 +112,10 @@ def _separated(model: Model, approximation: Laplace, beta: Array, root: Array) -
     X = model.X
     if not X.shape[1] or model.family == "t":  # whose likelihood falls with the distance
         return ""
-    spread = np.sqrt(np.mean(np.sum((X @ root.T) ** 2, axis=1)))  # standard error of η over the rows
-    if np.isfinite(spread) and spread < ENDLESS:
+    ordered = family_of(model.family).ordered
+    about = X - X.mean(axis=0) if ordered else X  # thresholds take up the means
+    spread = np.sqrt(np.mean(np.sum((about @ root.T) ** 2, axis=1)))  # standard error of η over the rows
+    if np.isfinite(spread) and spread < (ENDLESS_ORDERED if ordered else ENDLESS):
         return ""
     reach = np.abs(beta) * np.sqrt(np.mean(X**2, axis=0))
     return model.design.fixed.names[int(reach.argmax())]

@@ -190,6 +190,7 @@ class GeneralizedFit(SecondParameters):
     @cached_property
     def _moments(self) -> tuple[Array, Array]:
         """Mean and variance of each response given the effects."""
+        self.require_mean()
         design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
         trials = 1.0 if design.trials is None else design.trials
         second = np.full(self.nobs, self.nu) if self.model.family == "t" else self.zero_probability_at()

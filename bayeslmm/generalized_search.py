@@ -105,25 +105,19 @@ def check_options(
     model: Model, method: str, nodes: int | None, information: str, fast: bool, fixed: Mapping[str, float] | None
 ) -> None:
     """Raise for options that have no meaning."""
-    if fixed and fast:
-        raise MethodError("fast=True takes no fixed=; leave it out")
     if method not in METHODS:
         known = " or ".join(f'"{name}"' for name in METHODS)
         raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {known}")
+    if fast:
+        _check_fast(model, method, fixed)
     if information not in ("observed", "expected"):
         raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
     if information == "expected" and not family_of(model.family).has_information:
         raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
-    if fast and family_of(model.family).ordered:
-        raise MethodError(
-            "fast=True puts β at the mode with thresholds held, which is no estimate of them; leave it out"
-        )
     if method != "AGHQ":
         if nodes is not None:
             raise MethodError('nodes= is for method="AGHQ"')
         return
-    if fast:
-        raise MethodError('fast=True is for method="Laplace"')
     if nodes is not None and (isinstance(nodes, bool) or not isinstance(nodes, int | np.integer) or nodes < 1):
         raise MethodError(f"nodes={nodes!r} must be a whole number, at least 1")
     factors = model.structure.factors
@@ -132,4 +126,15 @@ def check_options(
         raise MethodError(
             f"AGHQ integrates over the effects of one grouping factor, at most {MOST_DIMENSIONS} of them; the model has "
             f'{groups}. Use method="Laplace"'
+        )
+
+
+def _check_fast(model: Model, method: str, fixed: Mapping[str, float] | None) -> None:
+    if fixed:
+        raise MethodError("fast=True takes no fixed=; leave it out")
+    if method != "Laplace":
+        raise MethodError('fast=True is for method="Laplace"')
+    if family_of(model.family).ordered:
+        raise MethodError(
+            "fast=True puts β at the mode with thresholds held, which is no estimate of them; leave it out"
         )

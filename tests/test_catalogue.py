@@ -144,6 +144,7 @@ def resolve(case, quantity):
         "fixef": lambda: dict(fit.fixef),
         "se": lambda: dict(fit.se),
         "t": lambda: dict(fit.fixef / fit.se),
+        "thresholds": lambda: dict(fit.thresholds["estimate"]),
         "fitted": lambda: list(fit.fitted),
         "population": lambda: list(model.X @ fit.fixef.to_numpy()),
         "fixef_corr": lambda: fixef_corr(fit),
