@@ -20,7 +20,7 @@ SAMPLER = {"draws": int, "tune": int, "chains": int, "seed": int, "target_accept
 MAIN = "main"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _ABOUT = ("title", "description", "source", "licence", "data")
-_TEXT = (*_ABOUT, "formula", "family", "link", "weights", "offset", "missing")
+_TEXT = (*_ABOUT, "formula", "family", "link", "weights", "offset", "missing", "dispersion", "zero")
 _TABLES = ("stages", "contrasts", "factors", "sampler", "variants")
 _KEYS = (*_TEXT, *_TABLES, "priors")
 _VARIANT_KEYS = tuple(key for key in _KEYS if key not in ("variants", "data", "source", "licence"))
@@ -61,6 +61,8 @@ class ModelFile:
     weights: str | None = None
     offset: str | None = None
     missing: str = "drop"
+    dispersion: str | None = None
+    zero: str | None = None
     contrasts: Mapping[str, str] = _NOTHING
     factors: Mapping[str, Any] = _NOTHING
     priors: Mapping[str, Any] | str = _NOTHING

@@ -62,6 +62,8 @@ def load(path: str | os.PathLike[str], data: Any = None, variant: str | None = N
         "offset": spec.offset,
         "contrasts": dict(spec.contrasts) or None,
         "missing": spec.missing,
+        "dispersion": spec.dispersion,
+        "zero": spec.zero,
     }
     if spec.stages is None:
         return Model(spec.formula, table(spec, data), **options)
@@ -121,7 +123,7 @@ def model_file(model: Model, place: Path, **about: Any) -> ModelFile:
         If something in the model has no text form.
     """
     given, frame = model.arguments, _columns(model)
-    names = [key for key in ("weights", "offset") if given[key] is not None]
+    names = [key for key in ("weights", "offset", "dispersion", "zero") if given[key] is not None]
     text = {key: given[key] for key in ("family", "link", "missing", *names)}
     return ModelFile(
         formula=model.formula.text,

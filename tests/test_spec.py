@@ -203,6 +203,18 @@ def test_saved_models_load_as_the_same_model(folder):
     assert copy.stages == original.stages
 
 
+def test_formulas_for_zeros_and_dispersion_are_saved(tmp_path):
+    rng = np.random.default_rng(1)
+    data = {"y": rng.poisson(1.0, 40), "x": rng.normal(size=40), "z": rng.normal(size=40), "g": list("abcd") * 10}
+    options = {"family": "zero_inflated_negativebinomial", "zero": "~ z", "dispersion": "~ x"}
+    model = bl.Model("y ~ 1 + (1 | g)", data, **options)
+    copy = load(save(model, tmp_path / "m.toml"))
+    assert {key: copy.arguments[key] for key in options} == options
+    assert list(copy.design.further) == list(model.design.further)
+    for name, block in model.design.further.items():
+        np.testing.assert_array_equal(copy.design.further[name].X, block.X)
+
+
 def test_saving_keeps_text_that_looks_like_numbers_and_its_order(tmp_path):
     data = {"y": [1.0, 0.1 + 0.2, 3.0, 4.0, 5.5, 7.0], "g": ["10", "9", "01", "10", "9", "01"]}
     model = bl.Model("y ~ 1 + (1 | g)", data, priors="flat")
