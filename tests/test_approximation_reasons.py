@@ -141,3 +141,10 @@ def test_what_has_no_approximation_is_refused(call, fits) -> None:
         call(bl.fit(bl.load("models/penicillin_blocks")))
     with pytest.raises(MethodError, match="PQL"):
         call(fits["PQL"])
+
+
+def test_a_fit_without_random_effects_stands_beside_the_mixed_model(fits, model) -> None:
+    plain = bl.fit(model.update(formula=". ~ . - (1 | ID)"))
+    both = bl.compare(fits["AGHQ"], plain)
+    np.testing.assert_allclose(both.table[("Laplace", "estimate")][:4], plain.fixef, rtol=1e-12)
+    assert both.table[("Laplace", "estimate")].isna()["sd_ID[Intercept]"]
