@@ -2,8 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import statsmodels.api as sm
 from scipy import stats
-from statsmodels.formula.api import ols
+from statsmodels.formula.api import gee, ols
 from statsmodels.stats.anova import anova_lm
 
 
@@ -84,6 +85,24 @@ def least_squares_means(data):
     }
 
 
+def autoregressive(formula, data, correlation):
+    """GEE of binomial shares, at a given working correlation: its estimate differs between programs."""
+    working = sm.cov_struct.Autoregressive(grid=True)
+    working.dep_params = correlation
+    shares = data.assign(share=data["carriers"] / data["flies"])
+    model = gee(
+        formula, "population", shares, time=data["sample"], family=sm.families.Binomial(), cov_struct=working,
+        update_dep=False,
+    )  # fmt: skip
+    fit = model.fit(maxiter=100, ctol=1e-12)
+    names = {"Intercept": "Intercept", "season[T.autumn]": "season[autumn]"}
+    return {
+        "fixef": {new: fit.params[old] for old, new in names.items()},
+        "se": {new: fit.bse[old] for old, new in names.items()},
+        "correlation": working.dep_params,
+    }
+
+
 def _by(data, method):
     return data[data["method"] == method].set_index("tablet")["y"].astype(float)
 
@@ -103,6 +122,8 @@ ANALYSES = {
     ),
     ("patents", "applicant_first"): lambda d: anova("share ~ applicant + examiner + technology", d),
     ("patents", "technology_first"): lambda d: anova("share ~ technology + examiner + applicant", d),
+    ("seasonal", "gee"): lambda d: autoregressive("share ~ season", d, 0.929522329069199),
+    ("seasonal", "gee_population"): lambda d: autoregressive("share ~ season + population", d, -0.17554012976337),
 }
 
 

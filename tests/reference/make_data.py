@@ -33,6 +33,10 @@ TRUTH = {
         "sd_technology": {"Intercept": 0.03},
         "sigma": 0.08,
     },
+    ("seasonal", "main"): {
+        "fixef": {"Intercept": -0.4, "season[autumn]": 0.6},
+        "sd_population": {"Intercept": 1.2},
+    },
 }
 # Futschik (2016), Linear mixed models II, "Simulation Results": U, the estimates as random and as fixed effects.
 PRINTED = np.array(
@@ -129,7 +133,28 @@ def patents() -> pd.DataFrame:
     )
 
 
-TABLES = {"shrinkage_simulation": shrinkage_simulation, "schools": schools, "patents": patents}
+def seasonal() -> pd.DataFrame:
+    """Sixty populations of flies, each sampled in spring and autumn of four years: twelve flies, how many carry an allele."""
+    rng = np.random.default_rng(2014)
+    populations, samples, flies = 60, 8, 12
+    truth = TRUTH["seasonal", "main"]
+    autumn = np.arange(samples) % 2
+    intercept, step = truth["fixef"].values()
+    effects = truth["sd_population"]["Intercept"] * rng.standard_normal(populations)
+    eta = intercept + step * autumn + effects[:, None]
+    population, sample = (axis.ravel() for axis in np.indices(eta.shape))
+    return pd.DataFrame(
+        {
+            "population": [f"P{p + 1:02d}" for p in population],
+            "sample": sample + 1,
+            "season": np.where(autumn[sample], "autumn", "spring"),
+            "carriers": rng.binomial(flies, 1 / (1 + np.exp(-eta))).ravel(),
+            "flies": flies,
+        }
+    )
+
+
+TABLES = {"shrinkage_simulation": shrinkage_simulation, "schools": schools, "patents": patents, "seasonal": seasonal}
 
 if __name__ == "__main__":
     for name, table in TABLES.items():

@@ -2,7 +2,7 @@
 #
 #     Rscript tests/reference/make_glmm_reference.R [NAME ...]          from the root of the repository
 #
-# Needs lme4, glmmTMB, MASS, nlme, numDeriv and jsonlite, and for ctsib the data in ../shared/data. Observed curvature is
+# Needs lme4, glmmTMB, MASS, nlme, geepack, numDeriv and jsonlite, and for ctsib the data in ../shared/data. Observed curvature is
 # glmmTMB's (its gradients are exact), expected curvature and quadrature are lme4's; both are polished by Newton steps. lme4's
 # penalised least squares stop at tolPwrss, here 1e-13 instead of 1e-7. Penalised quasi-likelihood is MASS's glmmPQL.
 
@@ -15,10 +15,13 @@ suppressPackageStartupMessages({
 
 reasons <- c(reasons,
   otherprogram = "lme4's or TMB's inner optimum", differences = "our Hessian is one of forward differences", mass = "lme's inner optimum",
+  geepack = "geepack and statsmodels at the same working correlation, each at its own tolerance",
   modesof = "1e-5 of the largest sd", boundary = "0, which TMB's log sd does not reach"
 )
 
-tmb <- function(variant, formula, family) list(variant = variant, method = "Laplace", program = "glmmTMB", formula = formula, family = family)
+tmb <- function(variant, formula, family, zero = ~0, dispersion = ~1) {
+  list(variant = variant, method = "Laplace", program = "glmmTMB", formula = formula, family = family, zero = zero, dispersion = dispersion)
+}
 expected <- function(variant, formula, family) {
   list(variant = variant, method = "Laplace", options = list(information = "expected"), program = "lme4", formula = formula, family = family)
 }
@@ -29,12 +32,15 @@ pql <- function(variant, formula, random, family) {
   mass <- list(variant = variant, method = "PQL", program = "MASS", formula = formula, random = random, family = family)
   list(mass, c(mass, list(options = list(tolerance = 1e-20))))
 }
+autoregressive <- function(variant, formula) list(variant = variant, method = "classical", program = "geepack", formula = formula)
 
 herds <- cbind(incidence, size - incidence) ~ period + (1 | herd)
 women <- use ~ age + I(age^2) + urban + livch + (1 | district)
 people <- y ~ lbase * trt + lage + V4 + (1 | subject)
 children <- y ~ trt + I(week > 2) + (1 | ID)
 sway <- stable ~ Sex + Age + Height + Weight + Surface + Vision + (1 | Subject)
+animals <- count ~ spp + mined + (1 | site)
+seasons <- cbind(carriers, flies - carriers) ~ season + (1 | population)
 glmms <- list(
   cbpp = list(
     factors = c("herd", "period"), coded = "period",
@@ -63,7 +69,17 @@ glmms <- list(
     coded = c("spp", "mined"),
     analyses = list(
       tmb("main", count ~ spp * mined + (1 | site), nbinom2()), tmb("poisson", count ~ spp * mined + (1 | site), poisson()),
-      tmb("additive", count ~ spp + mined + (1 | site), nbinom2()), tmb("linear", count ~ spp + mined + (1 | site), nbinom1())
+      tmb("additive", animals, nbinom2()), tmb("linear", animals, nbinom1()),
+      tmb("inflated_poisson", animals, poisson(), ~mined), tmb("inflated", animals, nbinom2(), ~mined),
+      tmb("inflated_linear", animals, nbinom1(), ~1), tmb("hurdle", animals, truncated_nbinom2(), ~ spp + mined),
+      tmb("hurdle_poisson", animals, truncated_poisson(), ~ spp + mined), tmb("dispersion", animals, nbinom2(), dispersion = ~DOY)
+    )
+  ),
+  seasonal = list(
+    factors = "population", levels = list(season = c("spring", "autumn")), coded = "season",
+    analyses = list(
+      tmb("main", seasons, binomial()), aghq("main", seasons, binomial(), 25), autoregressive("gee", I(carriers / flies) ~ season),
+      autoregressive("gee_population", I(carriers / flies) ~ season + population)
     )
   ),
   epil = list(
@@ -117,7 +133,9 @@ newton <- function(par, gradient, curvature, steps = 4) {
 found_by <- list(
   glmmTMB = function(case, data) {
     data$.weights <- if (is.null(case$weights)) 1 else case$weights
-    fit <- suppressWarnings(glmmTMB(case$formula, data, family = case$family, weights = .weights))
+    zero <- if (is.null(case$zero)) ~0 else case$zero
+    spread <- if (is.null(case$dispersion)) ~1 else case$dispersion
+    fit <- suppressWarnings(glmmTMB(case$formula, data, family = case$family, weights = .weights, ziformula = zero, dispformula = spread))
     objective <- fit$obj
     TMB::newtonOption(objective, tol = 1e-10)
     gradient <- function(par) drop(objective$gr(par))
@@ -131,10 +149,19 @@ found_by <- list(
     components <- VarCorr(fit)$cond
     modes <- ranef(fit)$cond
     modes <- modes[names(components)]
+    further <- list()
+    for (part in c("zi", "disp")) {
+      own_part <- names(par) == c(zi = "betazi", disp = "betad")[[part]]
+      if (part == "disp" && !length(all.vars(spread)) || !any(own_part)) next
+      label <- c(zi = "zero", disp = "log_dispersion")[[part]]
+      further[[label]] <- setNames(par[own_part], names(fixef(fit)[[part]]))
+      further[[paste0(label, "_se")]] <- setNames(sqrt(diag(covariance))[own_part], names(fixef(fit)[[part]]))
+    }
     list(
       loglik = -value, df = length(par), beta = setNames(par[own], names(fixef(fit)$cond)), covariance = covariance[own, own, drop = FALSE],
       components = components, modes = modes, fitted = as.numeric(predict(fit, type = "response", newparams = NULL)),
-      dispersion = if (case$family$family %in% c("binomial", "poisson")) NULL else if (case$family$family == "Gamma") sigma(fit)^-2 else sigma(fit)
+      further = further,
+      dispersion = if (length(all.vars(spread)) || case$family$family %in% c("binomial", "poisson", "truncated_poisson")) NULL else if (case$family$family == "Gamma") sigma(fit)^-2 else sigma(fit)
     )
   },
   lme4 = function(case, data) {
@@ -227,7 +254,21 @@ lme_entries <- function(found, spec) {
   )
 }
 
+gee_entries <- function(case, spec, data) {
+  fit <- geepack::geeglm(
+    case$formula, id = population, waves = sample, data = data, family = binomial, weights = flies, corstr = "ar1",
+    control = geepack::geese.control(epsilon = 1e-12, maxit = 200)
+  )
+  table <- summary(fit)$coefficients[1:2, ]
+  labels <- public(rownames(table), spec)
+  list(
+    entry("fixef", labelled(table$Estimate, labels), "geepack", abs = 1e-7), entry("se", labelled(table$Std.err, labels), "geepack", rel = 1e-6),
+    entry("correlation", summary(fit)$corr$Estimate, "geepack", abs = 1e-12)
+  )
+}
+
 glmm_entries <- function(case, spec, data) {
+  if (case$program == "geepack") return(gee_entries(case, spec, data))
   found <- found_by[[case$program]](case, data)
   mass <- case$program == "MASS"
   se <- sqrt(diag(found$covariance))
@@ -239,6 +280,12 @@ glmm_entries <- function(case, spec, data) {
       else entry("fixef", labelled(found$beta, labels), "otherprogram", abs = 1e-5 * min(se)),
       if (mass) entry("se", labelled(se, labels), "mass", rel = 1e-5) else entry("se", labelled(se, labels), "differences", rel = 1e-4)
     ),
+    lapply(names(found$further), function(name) {
+      values <- found$further[[name]]
+      spread <- if (endsWith(name, "_se")) values else found$further[[paste0(name, "_se")]]
+      value <- labelled(values, public(names(values), spec))
+      if (endsWith(name, "_se")) entry(name, value, "differences", rel = 1e-4) else entry(name, value, "otherprogram", abs = 1e-5 * min(spread))
+    }),
     if (!is.null(found$dispersion)) list(entry("dispersion", found$dispersion, "otherprogram", rel = 1e-5)),
     spread_entries(found, spec, mass), if (mass) lme_entries(found, spec),
     if (!mass && !isTRUE(spec$brief)) list(entry("fitted", found$fitted, "otherprogram", abs = 1e-5))
