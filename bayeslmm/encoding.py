@@ -90,6 +90,7 @@ def unknown_name(name: str, columns: Sequence[str], formula: Formula) -> Formula
     call = found and formula.text[found.end() :].lstrip().startswith("(")
     hint = f"; did you mean {close[0]!r}?" if close else f"; columns: {', '.join(columns[:12])}"
     kind = "no function" if call else "no column of the data"
+    kind += "; write C(...)" if call and name == "factor" else ""
     return FormulaError(f"{name!r} is {kind}{'' if call else hint}", formula.text, found.start() if found else None)
 
 

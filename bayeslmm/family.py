@@ -167,8 +167,9 @@ class Family:
         """
         if self.of_trials and trials is None:
             raise DataError(
-                f"a binomial response is written p(successes, trials); for 0 and 1 in {response!r} use "
-                'family="bernoulli"'
+                f'a binomial response is written p(successes, trials); for 0 and 1 in {response!r} use family="bernoulli". '
+                "Shares with weights=trials, as R takes them, are p(successes, trials) with successes = share × trials; "
+                "weights= multiplies the log density of a row"
             )
         if not self.of_trials and trials is not None:
             raise DataError(f'{response} is a binomial response; use family="binomial"')
@@ -348,6 +349,13 @@ FAMILIES = {
 }
 
 
+# What lme4, glmmTMB and MASS call them.
+_ELSEWHERE = {
+    "nbinom2": "negativebinomial", "nbinom1": "negativebinomial1", "beta_family": "beta", "inverse.gaussian": "wald",
+    "truncated_poisson": "hurdle_poisson", "truncated_nbinom2": "hurdle_negativebinomial",
+}  # fmt: skip
+
+
 def family_of(name: str) -> Family:
     """The family of a name.
 
@@ -373,7 +381,9 @@ def family_of(name: str) -> Family:
     ('log', 'sqrt', 'identity')
     """
     if name not in FAMILIES:
-        raise NotSupportedError(f"family={name!r} cannot be fitted; the families are {', '.join(FAMILIES)}")
+        here = _ELSEWHERE.get(name.lower(), name.lower())
+        hint = f"; here it is called {here!r}" if here in FAMILIES else ""
+        raise NotSupportedError(f"family={name!r} cannot be fitted{hint}; the families are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 

@@ -61,6 +61,7 @@ FORMULAS = {
     "y ~ x + (1 | gg)": ("did you mean 'g'?", 13),
     "y ~ x + (slope | g)": ("no column of the data", 9),
     "y ~ sqroot(x)": ("is no function", 4),
+    "y ~ factor(x)": ("is no function; write C(", 4),
     "y ~ (x ||| g)": ("a random term has one bar", 7),
     "y ~ ( | g)": ("write (1 | g)", 6),
     "y ~ (1 | )": ("name the grouping column", 7),

@@ -216,6 +216,8 @@ def test_what_a_generalized_fit_answers() -> None:
     ("formula", "options", "error", "message"),
     [
         ("incidence ~ period + (1 | herd)", {"family": "binomial"}, DataError, r"p\(successes, trials\)"),
+        ("I(incidence / size) ~ 1 + (1 | herd)", {"family": "binomial", "weights": "size"}, DataError, "share × trials"),
+        ("p(incidence, size) ~ 1 + (1 | herd)", {"family": "nbinom2"}, NotSupportedError, "it is called 'negativebinomial'"),
         ("p(incidence, size) ~ 1 + (1 | herd)", {"family": "poisson"}, DataError, 'family="binomial"'),
         ("p(incidence, size) ~ 1 + (1 | herd)", {}, DataError, 'family="binomial"'),
         ("p(incidence) ~ 1 + (1 | herd)", {"family": "binomial"}, FormulaError, r"p\(successes, trials\)"),
