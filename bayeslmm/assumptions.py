@@ -69,7 +69,7 @@ def standardise(fit: PointFit) -> Standardised:
     }
     return Standardised(
         fitted=fit.fitted.to_numpy(),
-        residual=standardised(rows),
+        residual=standardised(rows, rows.residual),
         leverage=rows.leverage,
         cooks_rows=cooks_distance(rows.by_row()),
         cooks_levels=levels,

@@ -95,13 +95,20 @@ def _rows(model: Model) -> Iterator[Check]:
         "See the QQ plot. Skewed: transform the response, or choose another family. Long tails: intervals of β stand, "
         "those of variances and of single predictions do not.",
     )  # fmt: skip
-    if model.design.fixed.names:
-        yield Check(
-            "influential rows", "upper", lambda s: largest(s.cooks_rows), "The largest Cook's distance of a row",
-            "the coefficients depend on that row more than on any row of data simulated from the fit",
-            "See bl.influence(fit): its dfbetas say which coefficient it moves. Report the estimates with and without it.",
-            lambda s: f"row {furthest(s.cooks_rows, labels)}",
-        )  # fmt: skip
+    yield from influential_rows(model)
+
+
+def influential_rows(model: Model) -> Iterator[Check]:
+    """Rows that the coefficients depend on."""
+    if not model.design.fixed.names:
+        return
+    labels = [str(row) for row in model.design.rows]
+    yield Check(
+        "influential rows", "upper", lambda s: largest(s.cooks_rows), "The largest Cook's distance of a row",
+        "the coefficients depend on that row more than on any row of data simulated from the fit",
+        "See bl.influence(fit): its dfbetas say which coefficient it moves. Report the estimates with and without it.",
+        lambda s: f"row {furthest(s.cooks_rows, labels)}",
+    )  # fmt: skip
 
 
 def _along_fitted() -> Iterator[Check]:

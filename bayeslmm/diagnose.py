@@ -163,7 +163,8 @@ def diagnose(result: Result, *, nsim: int | None = None, seed: Any = 0, progress
     anything to "look" at. Convergence, singularity, collinearity and sizes are judged by rules of thumb.
 
     Of another family are checked, in the same way: quantile residuals (rows that stand out, their distribution), dispersion,
-    zeros, link and variance function, the effects' normality; responses and refits are those of the fit's own method.
+    zeros, link and variance function, influence by one step, the effects' normality; responses and refits are those of the
+    fit's own method.
 
     Of a posterior are checked the sampler, the pull of the priors (power-scaling), the quantile residuals given the effects
     (their distribution, dispersion, zeros of counts), and replicated data. Its effects are best looked at in a point fit.

@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bayeslmm.assumptions import Standardised, scaled_effects
+from bayeslmm.assumptions import Standardised, level_codes, scaled_effects
 from bayeslmm.cumulative import COUNTS, randomised
+from bayeslmm.deletion import RowInverse
+from bayeslmm.errors import BayesLMMError
 from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.influence import cooks_distance
+from bayeslmm.linearised import linearised
 
 Array = NDArray[np.float64]
 # Seed of the uniform numbers that randomise discrete residuals: the same for the data and every refit.
@@ -23,8 +27,8 @@ SMALLEST = 1e-12
 class GeneralizedStandardised(Standardised):
     """Quantile residuals, Pearson residuals and effects of a generalized fit.
 
-    ``residual`` are normal quantiles of the randomised probability transforms given the conditional modes. There are no
-    deletion formulas: leverage and Cook's distances are NaN.
+    ``residual`` are normal quantiles of the randomised probability transforms given the conditional modes. Leverage and
+    Cook's distances are those of the tangent linear model (`linearised`), NaN where there is none.
 
     Parameters
     ----------
@@ -60,16 +64,29 @@ def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
         for group in model.groups
         if group not in scaled
     }
-    none = np.full(n, np.nan)
+    leverage, cooks_rows, cooks_levels = _influence(fit)
     return GeneralizedStandardised(
         fitted=fit.fitted.to_numpy(),
         residual=ndtri(np.clip(p, SMALLEST, 1.0 - SMALLEST)),
-        leverage=none,
-        cooks_rows=none,
-        cooks_levels={group: np.full(len(model.levels(group)), np.nan) for group in model.groups},
+        leverage=leverage,
+        cooks_rows=cooks_rows,
+        cooks_levels=cooks_levels,
         effects={group: scaled[group][0] for group in model.groups},
         distance={group: scaled[group][1] for group in model.groups},
         pearson=fit.pearson_residuals.to_numpy(),
         linear=fit.linear_predictor.to_numpy(),
         zeros=float(np.sum(design.y == 0)) / expected if expected > 0 else float("nan"),
     )
+
+
+def _influence(fit: GeneralizedFit) -> tuple[Array, Array, dict[str, Array]]:
+    """Leverages of the rows, and Cook's distances of rows and levels, by one step."""
+    model, codes = fit.model, level_codes(fit.model)
+    sizes = {group: len(model.levels(group)) for group in model.groups}
+    try:
+        rows = RowInverse(linearised(fit).working)
+    except (BayesLMMError, np.linalg.LinAlgError):  # the likelihood is not concave in some row
+        none = np.full(model.design.nobs, np.nan)
+        return none, none, {group: np.full(size, np.nan) for group, size in sizes.items()}
+    levels = {group: cooks_distance(rows.by_level(codes[group], size)) for group, size in sizes.items()}
+    return rows.leverage, cooks_distance(rows.by_row()), levels

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from bayeslmm.assumptions import Standardised, curvature, largest, level_codes, quantile_correlation, spread_trend
-from bayeslmm.checks import Check, effects, furthest, levels, linear, numeric_columns, within
+from bayeslmm.checks import Check, effects, furthest, influential_rows, levels, linear, numeric_columns, within
 from bayeslmm.cumulative import COUNTS
 from bayeslmm.exact.zeros import HURDLE
 from bayeslmm.family import family_of
@@ -18,6 +18,7 @@ from bayeslmm.model import Model
 # Checks of linear models that hold here as they are.
 SHARED = (
     "outlying levels: ",
+    "influential levels: ",
     "normal effects: ",
     "uncorrelated effects: ",
     "level means: ",
@@ -29,7 +30,7 @@ SHARED = (
 def generalized_checks(model: Model) -> list[Check]:
     """The checks that a generalized model's family and design allow."""
     codes = level_codes(model)
-    found = [*_responses(model), *_mean(model)]
+    found = [*_responses(model), *_mean(model), *influential_rows(model)]
     shared: list[Check] = []
     for group in model.groups:
         shared += [*levels(model, group), *within(group, codes[group]), *effects(model, group, codes[group])]

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from bayeslmm.deletion import Loss, RowInverse, without_rows
 from bayeslmm.errors import BayesLMMError, MethodError
 from bayeslmm.fit import fit as fit_model
+from bayeslmm.generalized import GeneralizedFit
+from bayeslmm.linearised import linearised
 from bayeslmm.result import PointFit
 
 Array = NDArray[np.float64]
@@ -31,25 +33,29 @@ def influence(fit: PointFit, by: str | None = None, *, refit: bool = False) -> p
         covratio         |C₍₋ᵢ₎| / |C|: above 1 where the rows make β̂ more precise
         dfbetas[x]       (β̂ − β̂₍₋ᵢ₎)ₓ over its standard error in C₍₋ᵢ₎
 
+    Of a generalized fit these are the same quantities in the linear mixed model that is tangent to it (`linearised`): β̂₍₋ᵢ₎
+    is one Newton step from β̂, θ and the dispersion held; leverage is ∂η̂ᵢ/∂zᵢ of the working response z, std_residual the
+    Pearson residual over √(1 − leverage). Without random effects they are those of R's ``influence.glm``.
+
     Parameters
     ----------
     fit : PointFit
     by : str, optional
         A grouping factor of the model, all rows of each level being left out together; by default each row alone.
     refit : bool
-        Estimate θ and σ anew each time: one refit per row or level. Columns ``sigma`` and ``sd_…`` show what they become,
-        leverage and std_residual are left out.
+        Estimate θ and σ anew each time: one refit per row or level. Columns ``sigma`` (or the dispersion's name) and
+        ``sd_…`` show what they become, leverage and std_residual are left out.
 
     Returns
     -------
     DataFrame
         One row per row used or per level (with its number of ``rows``). NaN where a coefficient cannot be estimated
-        without those rows, or where the refit failed.
+        without those rows, or where the refit failed (of a generalized model: had no finite estimate).
 
     Raises
     ------
     MethodError
-        Not a point fit, or no such grouping factor.
+        Not a point fit, no such grouping factor, or a generalized fit whose likelihood is not concave in some row.
 
     Notes
     -----
@@ -61,6 +67,8 @@ def influence(fit: PointFit, by: str | None = None, *, refit: bool = False) -> p
     ----------
     Christensen, R., Pearson, L. M. & Johnson, W. (1992), Technometrics 34, 38–45. Demidenko, E. & Stukel, T. A. (2005),
     Statistics in Medicine 24, 893–909. Belsley, D. A., Kuh, E. & Welsch, R. E. (1980), Regression Diagnostics, Wiley.
+    Pregibon, D. (1981), Annals of Statistics 9, 705–724 (one step). Xiang, L., Tse, S.-K. & Lee, A. H. (2002),
+    Computational Statistics & Data Analysis 40, 759–774.
 
     Examples
     --------
@@ -75,22 +83,31 @@ def influence(fit: PointFit, by: str | None = None, *, refit: bool = False) -> p
     if refit:
         frame = _refitted(fit, index, codes)
     else:
-        rows = RowInverse(fit)
+        working, rows, residual = tangent(fit)
         loss = rows.by_row() if by is None else rows.by_level(codes, len(index))
-        frame = measures(fit, loss).set_index(index)
+        frame = measures(working, loss).set_index(index)
         size = np.bincount(codes, minlength=len(index))
         frame.insert(0, "leverage", size - np.bincount(codes, rows.variance, len(index)))
         if by is None:
-            frame.insert(1, "std_residual", standardised(rows))
+            frame.insert(1, "std_residual", standardised(rows, residual))
     if by is not None:
         frame.insert(0, "rows", np.bincount(codes, minlength=len(index)))
     return frame
 
 
-def standardised(rows: RowInverse) -> Array:
+def tangent(fit: PointFit) -> tuple[PointFit, RowInverse, Array]:
+    """The fit itself, or the linear mixed model tangent to a generalized one, its rows, and their residuals in sds."""
+    if not isinstance(fit, GeneralizedFit):
+        rows = RowInverse(fit)
+        return fit, rows, rows.residual
+    working, residual = linearised(fit)
+    return working, RowInverse(working), residual
+
+
+def standardised(rows: RowInverse, residual: Array) -> Array:
     """Conditional residuals over their standard deviations; NaN for a row that its own coefficient or effect fits."""
     known = rows.variance > ESTIMABLE
-    return np.where(known, rows.residual, np.nan) / np.sqrt(np.where(known, rows.variance, 1.0))
+    return np.where(known, residual, np.nan) / np.sqrt(np.where(known, rows.variance, 1.0))
 
 
 def cooks_distance(loss: Loss) -> Array:
@@ -139,7 +156,8 @@ def _refitted(fit: PointFit, index: pd.Index, codes: NDArray[np.intp]) -> pd.Dat
     """The same measures with θ and σ estimated anew, and what σ and the sds become."""
     names = [f"dfbetas[{name}]" for name in fit.model.design.fixed.names]
     sds = [f"sd_{group}[{effect}]" for group in fit.model.groups for effect in fit.model.effects(group)]
-    columns = ["cooks_distance", "mdffits", "covratio", *names, "sigma", *sds]
+    scale = [name] if (name := fit.model.dispersion) and not fit.model.design.further else []
+    columns = ["cooks_distance", "mdffits", "covratio", *names, *scale, *sds]
     rows = [_comparison(fit, again) if again is not None else [np.nan] * len(columns) for again in _refits(fit, codes)]
     return pd.DataFrame(rows, columns=columns, index=index)
 
@@ -151,9 +169,19 @@ def _refits(fit: PointFit, codes: NDArray[np.intp]) -> Iterator[PointFit | None]
             yield None
             continue
         try:
-            yield fit_model(without_rows(fit.model, keep), fit.method, fixed=dict(fit.fixed) or None)  # type: ignore[arg-type]
+            again = fit_model(without_rows(fit.model, keep), fit.method, **_options(fit))  # type: ignore[arg-type]
+            yield again if again.converged or not isinstance(again, GeneralizedFit) else None
         except (BayesLMMError, np.linalg.LinAlgError):
             yield None
+
+
+def _options(fit: PointFit) -> dict[str, Any]:
+    """How a fit was made, for a refit like it."""
+    if not isinstance(fit, GeneralizedFit):
+        return {"fixed": dict(fit.fixed) or None}
+    if fit.method == "PQL":
+        return {}
+    return {"information": fit.information} | ({"nodes": fit.nodes} if fit.method == "AGHQ" else {})
 
 
 def _comparison(fit: PointFit, again: PointFit) -> list[Any]:
@@ -162,4 +190,7 @@ def _comparison(fit: PointFit, again: PointFit) -> list[Any]:
     before, after = (np.linalg.solve(f.beta_covariance, change) @ change / p if p else np.nan for f in (fit, again))
     log_ratio = np.linalg.slogdet(again.beta_covariance)[1] - np.linalg.slogdet(fit.beta_covariance)[1]
     sds = np.concatenate([np.empty(0), *(again.group_sd[group] for group in fit.model.groups)])
-    return [before, after, np.exp(log_ratio), *(change / again.beta_sd), again.sigma, *sds]
+    name = fit.model.dispersion
+    scale = [again.dispersion if isinstance(again, GeneralizedFit) else again.sigma]
+    scale = scale if name and not fit.model.design.further else []
+    return [before, after, np.exp(log_ratio), *(change / again.beta_sd), *scale, *sds]

@@ -142,8 +142,7 @@ def test_a_diagnosis_finds_overdispersion_and_zeros() -> None:
     assert over["convergence"] == over["singularity: g"] == "ok"
     assert "negativebinomial" in str(found)
     figures = found.figures()
-    assert {"rootogram", "quantiles", "effect quantiles"} <= set(figures)
-    assert "leverage" not in figures
+    assert {"rootogram", "quantiles", "effect quantiles", "leverage", "influential levels"} <= set(figures)
     assert found.plot().axes
     inflated, _ = verdicts(counts(3, "inflated"))
     assert inflated["zeros"] != "ok"
