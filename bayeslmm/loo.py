@@ -263,8 +263,8 @@ def _match(posterior: Posterior, found: Densities, pointwise: pd.DataFrame, limi
     pointwise.iloc[done, 1] = [moved[i].k for i in done]
     pointwise["p"] = found.full - pointwise["elpd"]
     after = pointwise["k"].iloc[done]
-    said = f"Draws were moved for {len(done)} rows ({_named(pointwise.index[done])}): Pareto k {before.min():.2f} to "
-    return [f"{said}{before.max():.2f} before, {after.min():.2f} to {after.max():.2f} after."]
+    said = f"Draws were moved for {len(done)} of {len(pointwise)} rows ({_named(pointwise.index[done])}): Pareto k was up to"
+    return [f"{said} {before.max():.2f}, and is up to {after.max():.2f}."]
 
 
 def _named(labels: pd.Index) -> str:
