@@ -65,6 +65,8 @@ class Laplace:
         self.has_dispersion = family.dispersion is not None and not self.W.shape[1]
         n, p = design.fixed.X.shape
         self.p = p
+        prior = np.ones(n) if design.weights is None else design.weights
+        gaussian = family.plain == "gaussian"  # whose prior weights divide σ², and do not multiply the log density
         self.system, self.rows, self.place, self.scale, self.effect_scale = weighted_design(
             design, model.structure, p + 1 if joint else 1
         )
@@ -73,11 +75,11 @@ class Laplace:
             LINKS[model.link],
             _own(design.y),
             np.ones(n) if design.trials is None else _own(design.trials),
-            np.ones(n) if design.weights is None else _own(design.weights),
+            np.ones(n) if gaussian else _own(prior),
             np.zeros(n) if design.offset is None else _own(design.offset),
             _own(design.fixed.X),
             family.kind,
-            np.zeros(n),
+            -0.5 * np.log(prior) if gaussian else np.zeros(n),
             np.zeros(n),
         )
         self.b = np.zeros((len(self.system.B), 1))
@@ -97,7 +99,8 @@ class Laplace:
             upper, lower = thresholds.bounds(self.observed.y, thresholds.increasing(point.further))
             return self.observed._replace(aux_rows=upper, zeta=lower)
         stop = self.W.shape[1]
-        return self.observed._replace(aux_rows=self.W @ point.further[:stop], zeta=self.Z0 @ point.further[stop:])
+        aux = self.observed.aux_rows + self.W @ point.further[:stop]
+        return self.observed._replace(aux_rows=aux, zeta=self.Z0 @ point.further[stop:])
 
     def at(self, point: Point) -> Approximation:
         """The approximation and its gradient; from the last mode and, where that fails, from 0."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 
 if TYPE_CHECKING:
     from bayeslmm.model import Model
@@ -43,6 +43,10 @@ def _first_stage(model: Model, predictor: str) -> str:
     response, weighted = model.design.response, model.design.weights is not None
     if model.family == "gaussian":
         return f"{response}[i] ~ Normal({predictor}, {'σ²/w[i]' if weighted else 'σ²'})"
+    if model.family == HETEROSCEDASTIC:
+        columns = ", ".join(model.design.further["dispersion"].names)
+        noise = "σ[i]²/w[i]" if weighted else "σ[i]²"
+        return f"{response}[i] ~ Normal({predictor}, {noise}), log(σ[i]) = W[i]·γ, W = ({columns})"
     name, dispersion = family_of(model.family).name.capitalize(), family_of(model.family).dispersion
     weights = ", log density times w[i]" if weighted else ""
     return f"{response}[i] ~ {name}(μ[i]{', ' + dispersion if dispersion else ''}), {model.link}(μ[i]) = {predictor}{weights}"

@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 ENDLESS, NO_EXCESS, NO_TAILS = 1e3, 1e-4, 1e4
 # The first of ordered categories, where a step between thresholds of δ that runs off multiplies a curvature's error by δ².
 ENDLESS_ORDERED = 30.0
+# Residual standard deviation, as a share of that of the response, from which a search that comes to no end drives it to 0.
+VANISHING = 1e-3
 _LIMITS = {
     "negativebinomial": "alpha runs off to infinity, where the family is the Poisson",
     "negativebinomial1": "phi runs off to 0, where the family is the Poisson",
@@ -62,6 +64,8 @@ def judged(
     model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, dispersion: float, aux: int | None
 ) -> Optimum:
     """The optimum with what it means where an estimate runs off to infinity; `aux` is where log dispersion is searched for."""
+    if family_of(model.family).plain == "gaussian":
+        return _vanishing(approximation, optimum)
     endless = _separated(model, approximation, beta, root)
     if endless:
         message = (
@@ -105,6 +109,18 @@ def _normal(optimum: Optimum) -> Optimum:
         return optimum
     message = "converged; there are no heavy tails, nu runs off to infinity, where the family is the Gaussian"
     return replace(optimum, converged=True, message=message)
+
+
+def _vanishing(approximation: Laplace, optimum: Optimum) -> Optimum:
+    """The optimum of a Gaussian model, or that σ of some rows tends to 0, where the likelihood has no bound."""
+    log_sigma = approximation.rows_at(approximation.point(optimum.theta)).aux_rows
+    if optimum.converged or np.exp(log_sigma.min()) > VANISHING * np.std(approximation.observed.y):
+        return optimum
+    message = (
+        f"the likelihood rises without end: sigma of row {int(log_sigma.argmin())} tends to 0, as the mean reproduces such rows. "
+        "Leave the term that sets them apart out of the formula for the dispersion"
+    )
+    return replace(optimum, converged=False, message=message)
 
 
 def _separated(model: Model, approximation: Laplace, beta: Array, root: Array) -> str:

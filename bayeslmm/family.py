@@ -41,6 +41,10 @@ _SUCCESSES = "whole successes from 0 to the whole number of trials"
 _COUNT = ("log", "sqrt", "identity")
 
 
+# A Gaussian response with a formula for log σ: its effects do not integrate out with σ profiled, so it is a family of its own.
+HETEROSCEDASTIC = "heteroscedastic_gaussian"
+
+
 @dataclass(frozen=True)
 class Family:
     """A response distribution: given the effects, responses are independent with mean g⁻¹(η) and dispersion φ.
@@ -84,8 +88,8 @@ class Family:
 
     @property
     def plain(self) -> str:
-        """Name of the family without zeros of its own."""
-        return self.name.removeprefix("zero_inflated_").removeprefix("hurdle_")
+        """Name of the family without zeros of its own, and with one dispersion."""
+        return self.name.removeprefix("zero_inflated_").removeprefix("hurdle_").removeprefix("heteroscedastic_")
 
     @property
     def of_trials(self) -> bool:
@@ -119,7 +123,7 @@ class Family:
         if name not in self.links:
             raise NotSupportedError(
                 f"link={name!r} cannot be fitted for the {self.name} family; it has {', '.join(self.links)}"
-                + ("; or transform y" if self.name == "gaussian" else "")
+                + ("; or transform y" if self.plain == "gaussian" else "")
             )
         return name
 
@@ -140,10 +144,11 @@ class Family:
         MethodError
             The family has no such parameter.
         """
-        if dispersion is not None and (self.dispersion is None or self.name == "gaussian"):
+        if dispersion is not None and self.dispersion is None:
             raise MethodError(
                 f"dispersion={dispersion!r}: the {self.name} family has no dispersion that a formula can be for"
             )
+        dispersion = dispersion or ("~ 1" if self.name == HETEROSCEDASTIC else None)
         if zero is not None and not self.zeros:
             raise MethodError(f'zero={zero!r} is for families with zeros of their own, such as "zero_inflated_poisson"')
         given = {"dispersion": dispersion, "zero": zero or ("~ 1" if self.zeros else None)}
@@ -345,6 +350,7 @@ FAMILIES = {
         Family("beta", densities.BETA, _UNIT, "kappa", "numbers between 0 and 1, neither of them included"),
         Family("t", densities.STUDENT_T, ("identity",), "sigma", "numbers", second="nu"),
         Family("cumulative", densities.CUMULATIVE, _UNIT[:3], None, "ordered categories", second="thresholds"),
+        Family(HETEROSCEDASTIC, densities.GAUSSIAN, ("identity",), "sigma", "numbers"),
     )
 }
 

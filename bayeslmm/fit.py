@@ -16,6 +16,7 @@ from bayeslmm.errors import ExactFitError, MethodError
 from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.gaussian import INTEGRATED, JOINT, LOG_2PI, NO_RESIDUAL, criterion_gradient, level, profile
 from bayeslmm.exact.laplace import laplace
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.generalized import fit_generalized
 from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
@@ -57,7 +58,8 @@ def fit(
     method : {"REML", "ML", "MAP", "Laplace", "AGHQ", "PQL"}, optional
         The criterion: of a Gaussian model one of the first three, REML if not given; of another family how the effects are
         integrated out: Laplace's approximation (the default), adaptive Gauss-Hermite quadrature, or penalised
-        quasi-likelihood (see `bayeslmm.generalized.fit_generalized`).
+        quasi-likelihood (see `bayeslmm.generalized.fit_generalized`). Of a Gaussian model with a formula for σ Laplace's
+        approximation is exact, and is what "ML" means.
     start : ndarray, optional
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional
@@ -95,8 +97,10 @@ def fit(
         raise MethodError(f"fit takes a Model, bl.fit(bl.Model(formula, data)); got {type(model).__name__}")
     if model.family != "gaussian":
         if fixef != "integrated":
-            raise MethodError("fixef= is for Gaussian models")
-        return _fit_other(model, method or "Laplace", start, fixed, nodes, information, fast)
+            raise MethodError("fixef= is for Gaussian models with one residual variance")
+        exact = method == "ML" and model.family == HETEROSCEDASTIC
+        used = "Laplace" if method is None or exact else method
+        return _fit_other(model, used, start, fixed, nodes, information, fast)
     if nodes is not None or information is not None or fast:
         raise MethodError("nodes=, information= and fast= are for families other than the Gaussian")
     method = method or "REML"

@@ -20,7 +20,7 @@ from bayeslmm.endless import curvature_root, judged
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
-from bayeslmm.family import LINKS, family_of
+from bayeslmm.family import HETEROSCEDASTIC, LINKS, family_of
 from bayeslmm.generalized_search import (
     METHODS,
     NODES,
@@ -36,6 +36,7 @@ from bayeslmm.generalized_search import (
 from bayeslmm.model import Model
 from bayeslmm.optimise import approach, minimise
 from bayeslmm.restriction import Restriction
+from bayeslmm.result import natural_by_group
 from bayeslmm.second import SecondParameters
 from bayeslmm.table import (
     Page,
@@ -172,6 +173,10 @@ class GeneralizedFit(SecondParameters):
             spread[factor.group] = blocks[f] / np.outer(size, size)
         return mode.eta, modes, spread
 
+    @cached_property
+    def _natural(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        return natural_by_group(self.model, self.theta, 1.0 if np.isnan(self.sigma) else self.sigma)
+
     @property
     def group_ranef(self) -> Mapping[str, Array]:
         """Conditional modes (levels, k) of each group."""
@@ -201,6 +206,8 @@ class GeneralizedFit(SecondParameters):
         """Distribution of each response (of a binomial one the successes) given the effects, with ``cdf``."""
         design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
         phi = self.dispersions_at() if "dispersion" in design.further else self.dispersion
+        if self.model.family == HETEROSCEDASTIC and design.weights is not None:
+            phi = phi / np.sqrt(design.weights)
         trials = 1.0 if design.trials is None else design.trials
         return distribution(self.model.family, mu, phi, trials, self.zero_probability_at())
 
@@ -230,6 +237,8 @@ class GeneralizedFit(SecondParameters):
         """The summary, to print or to show in a notebook."""
         how = METHODS[self.method] + (f" ({self.nodes} nodes)" if self.nodes > 1 else "")
         mixed = "mixed " if self.model.groups else ""
+        linear = f"Linear {mixed}model fit by maximum likelihood, with a formula for sigma"
+        title = linear if self.model.family == HETEROSCEDASTIC else f"Generalized linear {mixed}model fit by {how}"
         lines = [*model_lines(self.model), f"Family: {self.model.family} ({self.model.link} link)"]
         if np.isfinite(self.dispersion):
             nu = f", nu = {self.nu:.5g}" if np.isfinite(self.nu) else ""
@@ -254,7 +263,7 @@ class GeneralizedFit(SecondParameters):
         remarks += [f"Singular fit: {'; '.join(zeros(self))}."] if self.singular else []
         remarks += self._determined()
         remarks += [] if self.converged else [f"NOT CONVERGED: {self.message}"]
-        return Page(f"Generalized linear {mixed}model fit by {how}", tuple(lines), tuple(tables), tuple(remarks))
+        return Page(title, tuple(lines), tuple(tables), tuple(remarks))
 
     def _quantiles(self) -> list[tuple[Table, str]]:
         """Quantiles of the Pearson residuals, where there are such."""
@@ -343,7 +352,7 @@ def fit_generalized(
     rough.beta = beta
     has, m = int(rough.has_dispersion), model.n_theta
     covariances = [term.covariance for term in model.terms]
-    size = float(np.exp(aux)) if model.family == "t" else 1.0  # of the effects: that of the response
+    size = float(np.exp(aux)) if family_of(model.family).plain in ("gaussian", "t") else 1.0  # Λ is absolute
     theta = size * model.theta_start if start is None else model.checked_theta(start)
     further, unit = rough.further_start(aux)
     begin = np.concatenate([theta, [aux] * has, further])
@@ -387,7 +396,7 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
         model=model,
         method=method,
         theta=found.x[:m],
-        sigma=1.0,
+        sigma=float("nan") if model.family == HETEROSCEDASTIC else 1.0,  # which has one for each row
         beta=np.array(beta),
         beta_root=root,
         loglik=-0.5 * float(found.optimum.value),

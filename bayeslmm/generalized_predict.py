@@ -120,8 +120,8 @@ def predicted(link: str, at: Predictor, kind: str, tail: float | None) -> dict[s
 class Parts(NamedTuple):
     """What every part of the distribution of rows is made of.
 
-    η and how far it may be off, the variance z'Σz of the effects that are integrated over as a function of θ, and the columns
-    of the formulas for dispersion and zeros.
+    η and how far it may be off, the variance z'Σz of the effects that are integrated over as a function of θ, the columns of the
+    formulas for dispersion and zeros, and prior weights.
     """
 
     eta: Array
@@ -129,6 +129,7 @@ class Parts(NamedTuple):
     integrated: Callable[[Array], Array]
     dispersion: Array
     zero: Array
+    weights: Array | float
 
 
 class Linear(NamedTuple):
@@ -157,7 +158,7 @@ def predicted_parts(fit: GeneralizedFit, at: Parts, kind: str, tail: float | Non
 
     spread = at.integrated(fit.theta)
     found = whole(family, link, at.eta, spread, aux.value, zeta.value)
-    linear = kind == "link"
+    linear = kind == "link" or family.plain == "gaussian"
     slope = np.ones_like(at.eta) if linear else found.slope
     gradient = slope[:, None] * at.given.slopes
     if not linear:
@@ -165,7 +166,8 @@ def predicted_parts(fit: GeneralizedFit, at: Parts, kind: str, tail: float | Non
         gradient[:, : fit.model.n_theta] += _by_theta(centre, fit.theta, spread)
     variance = slope**2 * at.given.effects + np.sum((gradient @ root.T) ** 2, axis=1)
     if linear:
-        return _bounded(at.eta, np.sqrt(variance + spread), "identity", 0.0, tail)
+        noise = np.exp(2.0 * aux.value) / at.weights if kind == "response" else 0.0
+        return _bounded(at.eta, np.sqrt(variance + spread + noise), "identity", 0.0, tail)
     floor = 1.0 if kind == "conditional" and family.zeros == HURDLE else 0.0
     value = linked(link, found.mean - floor)
     return _bounded(value, np.sqrt(variance) / np.abs(mean_slopes(LINKS[link], value)), link, floor, tail)

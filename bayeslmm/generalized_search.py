@@ -12,7 +12,7 @@ from bayeslmm.approximation import Laplace
 from bayeslmm.covariance import Covariance
 from bayeslmm.endless import curvature_root
 from bayeslmm.errors import MethodError
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.model import Model
 from bayeslmm.optimise import DECREMENT, Objective, Optimum, minimise
 from bayeslmm.restriction import Restriction
@@ -105,6 +105,8 @@ def check_options(
     model: Model, method: str, nodes: int | None, information: str, fast: bool, fixed: Mapping[str, float] | None
 ) -> None:
     """Raise for options that have no meaning."""
+    if method in ("REML", "MAP") and model.family == HETEROSCEDASTIC:
+        raise MethodError(f'method="{method}" cannot fit a model with a formula for sigma yet; "ML", the default, does')
     if method not in METHODS:
         known = " or ".join(f'"{name}"' for name in METHODS)
         raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {known}")

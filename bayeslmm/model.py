@@ -17,7 +17,7 @@ from bayeslmm.errors import MethodError, NotSupportedError
 from bayeslmm.exact.blocks import Structure, structure
 from bayeslmm.exact.gaussian import Gaussian
 from bayeslmm.exact.products import Products, products, public_order
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.formula import Formula, parse
 from bayeslmm.priors import Priors
 from bayeslmm.rewriting import updated_formula
@@ -61,8 +61,9 @@ class Model:
     missing : {"drop", "error"}
         What to do with rows where a needed value is missing.
     dispersion, zero : str, optional
-        One-sided formulas, ``"~ x"``, for the log of the family's dispersion and for the logit of the probability of a zero
-        of its own (families ``"zero_inflated_…"`` and ``"hurdle_…"``, where it is ``"~ 1"`` if not given).
+        One-sided formulas, ``"~ x"``, for the log of the family's dispersion (of a Gaussian response σ; the model's family is
+        then ``"heteroscedastic_gaussian"``) and for the logit of the probability of a zero of its own (families
+        ``"zero_inflated_…"`` and ``"hurdle_…"``, where it is ``"~ 1"`` if not given).
 
     Attributes
     ----------
@@ -116,7 +117,8 @@ class Model:
             "dispersion": dispersion, "zero": zero,
         }  # fmt: skip
         parsed = parse(formula)
-        distribution, gaussian = family_of(family), family == "gaussian"
+        family = HETEROSCEDASTIC if family == "gaussian" and dispersion is not None else family
+        distribution = family_of(family)
         options: dict[str, Any] = {"weights": weights, "offset": offset, "contrasts": contrasts, "missing": missing}
         design = build(
             parsed,
@@ -124,7 +126,7 @@ class Model:
             **options,
             binary=family == "bernoulli",
             ordered=distribution.ordered,
-            residual=gaussian,
+            residual=distribution.plain == "gaussian",
             further=distribution.further(dispersion, zero),
         )
         distribution.check(design.response, design.y, design.trials)
@@ -324,7 +326,8 @@ class Model:
         """Raise for a model of another family, whose random effects do not integrate out exactly."""
         if self.family != "gaussian":
             raise NotSupportedError(
-                f"this needs a Gaussian response, whose random effects integrate out exactly; the model's is {self.family}"
+                "this needs a Gaussian response with one residual variance, whose random effects integrate out exactly; the "
+                f"model's is {self.family}"
             )
 
     @cached_property

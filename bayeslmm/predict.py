@@ -15,6 +15,7 @@ from bayeslmm.errors import DataError, MethodError, UnseenLevelError
 from bayeslmm.exact.factor import back_solve, times_lambda
 from bayeslmm.exact.gaussian import marginal
 from bayeslmm.exact.leverage import leverage
+from bayeslmm.family import family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.generalized_predict import Parts, Predictor, check_part, predicted, predicted_parts, uncertainty
 from bayeslmm.model import Model
@@ -104,7 +105,7 @@ def predict(
     _check(result, groups, kind, unseen)
     tail = _tail(interval)
     response = kind == "response"
-    if response and result.model.family != "gaussian":
+    if response and family_of(result.model.family).plain != "gaussian":
         raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
     check_part(result, kind)
     if weights is not None and not response:
@@ -247,7 +248,7 @@ def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str,
     def spread(theta: Array) -> Array:
         return variance_of(fit.model, unknown, theta) + np.zeros(len(rows.X))
 
-    integrated = spread(fit.theta) * fit.sigma**2
+    integrated = spread(fit.theta) * (fit.sigma**2 if isinstance(fit, QuasiFit) else 1.0)
     if isinstance(fit, QuasiFit):
         table = _at_point(fit.last, rows, None, False)
         eta, variance = table["mean"].to_numpy(), table["se"].to_numpy() ** 2 - integrated
@@ -259,9 +260,9 @@ def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str,
         found = [rows.groups[f.group] for f in fit.model.structure.factors if rows.groups]
         given = uncertainty(fit, rows.X, [g.columns for g in found], [g.codes for g in found])
         if kind == "dispersion" or (fit.model.design.further and (kind != "link" or over_all(fit))):
-            further = [fit.model.design.further_columns(name, data) for name in ("dispersion", "zero")]
-            table = predicted_parts(fit, Parts(eta, given, spread, *further), kind, tail)
-            return pd.DataFrame(table, index=rows.index)
+            dispersion, zero = (fit.model.design.further_columns(name, data) for name in ("dispersion", "zero"))
+            parts = Parts(eta, given, spread, dispersion, zero, 1.0 if rows.weights is None else rows.weights)
+            return pd.DataFrame(predicted_parts(fit, parts, kind, tail), index=rows.index)
         of_beta = given.slopes[:, fit.model.n_theta :][:, : len(fit.beta)]
         variance = given.effects + np.sum((of_beta @ fit.beta_root.T) ** 2, axis=1)
     at = Predictor(eta, np.sqrt(np.maximum(variance, 0.0)), integrated)

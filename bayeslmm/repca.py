@@ -56,9 +56,9 @@ def repca(result: Result) -> dict[str, pd.DataFrame]:
 
 
 def _root(result: Result, group: str) -> Array:
-    """A factor of Σ/σ² (k, k)."""
+    """A factor of Σ/σ² (k, k); of Σ where there is no one σ."""
     sd, corr = np.asarray(result.group_sd[group]), np.asarray(result.group_corr[group])
-    return np.asarray((sd / result.sigma)[:, None] * psd_factor(corr))
+    return np.asarray((sd / (1.0 if np.isnan(result.sigma) else result.sigma))[:, None] * psd_factor(corr))
 
 
 class Least(NamedTuple):

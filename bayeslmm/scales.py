@@ -39,7 +39,7 @@ def design_priors(given: Any, design: Design, family: Family, link: str) -> Prio
         groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
     X = design.fixed.X
     size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
-    gaussian = family.name == "gaussian"  # of other families the response sets no scale: that of the link does
+    gaussian = family.plain == "gaussian"  # of other families the response sets no scale: that of the link does
     share = family.name in ("bernoulli", "binomial") and link in ("logit", "probit")
     return resolve(
         given,

@@ -173,18 +173,18 @@ def _responder(model: Model, rows: Rows, data: Any) -> Responder:
     if model.family == "gaussian":
         root = 1.0 if rows.weights is None else np.sqrt(rows.weights)
         return lambda eta, truth, rng: np.asarray(eta + truth.sigma / root * rng.standard_normal(len(eta)))
-    if rows.weights is not None:
+    family, link, design = family_of(model.family), LINKS[model.link], model.design
+    if rows.weights is not None and family.plain != "gaussian":
         raise MethodError(
             "weights multiply a log density; a response of a given weight cannot be drawn. Leave them out"
         )
-    family, link, design = family_of(model.family), LINKS[model.link], model.design
     trials = design.trials if data is None else trials_of(model.formula, data)
-    m = 1.0 if trials is None else trials
+    m, root = 1.0 if trials is None else trials, 1.0 if rows.weights is None else np.sqrt(rows.weights)
     columns = design.further_of(data)
 
     def respond(eta: Array, truth: Truth, rng: np.random.Generator) -> Array:
         at = {name: columns[name] @ coefficients for name, coefficients in truth.further.items()}
-        phi = np.exp(at["dispersion"]) if "dispersion" in at else truth.sigma
+        phi = np.exp(at["dispersion"]) / root if "dispersion" in at else truth.sigma
         return family.draws(rng, means(link, eta), phi, m, 1.0 / (1.0 + np.exp(-at["zero"])) if "zero" in at else 0.0)
 
     return respond

@@ -139,6 +139,7 @@ def variance_ratio(source: Model | Result) -> VarianceRatio:
     model = source.model if isinstance(source, Result) else source
     if not isinstance(model, Model):
         raise MethodError(f"variance_ratio takes a model or a result; got {type(source).__name__}")
+    model.require_gaussian()
     design = model.design
     if len(design.random) != 1 or len(design.random[0].effects) != 1:
         raise MethodError("the exact test is of one random term with one effect, (1 | g) or (0 + x | g)")

@@ -20,7 +20,7 @@ RESPONSES = {
     "gaussian": (-0.7, 1.2), "bernoulli": BINARY, "binomial": (0.0, 3.0, 7.0), "poisson": COUNTS, "negativebinomial": COUNTS,
     "gamma": POSITIVE, "wald": POSITIVE, "beta": (0.15, 0.7), "betabinomial": (0.0, 3.0, 7.0), "negativebinomial1": COUNTS,
 }  # fmt: skip
-PLAIN = [family for family in FAMILIES.values() if not (family.zeros or family.second)]
+PLAIN = [family for family in FAMILIES.values() if family.name == family.plain and not family.second]
 PAIRS = [(family, link) for family in PLAIN for link in family.links]
 NAMES = [f"{family.name}-{link}" for family, link in PAIRS]
 TRIALS = 7.0
