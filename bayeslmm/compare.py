@@ -236,7 +236,7 @@ def _check(results: Sequence[Any]) -> None:
 
 def _reference(results: Sequence[AnyResult]) -> int:
     methods = [result.method if isinstance(result, PointFit) else "" for result in results]
-    for wanted in ("REML", "ML", "MAP", "AGHQ", "Laplace", "PQL"):
+    for wanted in ("REML", "ML", "AGHQ", "Laplace", "MAP", "PQL"):
         if wanted in methods:
             return methods.index(wanted)
     return 0

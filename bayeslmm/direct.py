@@ -19,6 +19,7 @@ from bayeslmm.exact.logpdf import encode, lkj_logconstant, logpdf
 from bayeslmm.exact.pullback import pullback
 from bayeslmm.model import Model
 from bayeslmm.priors import Priors
+from bayeslmm.scale_priors import ScalePriors
 from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
@@ -276,37 +277,15 @@ class Direct:
         lam_bar = pullback(self.system, lam, where.factor, gbar, Gbar) if len(lam) else np.empty(0)
         return value + constant, lam_bar, sigma_bar / self.layout.y_scale, beta_bar
 
+    @cached_property
+    def _scales(self) -> ScalePriors:
+        return ScalePriors(self.model.terms, self.places, self.layout.sd_code, self.layout.sd_args)
+
     def _scale_priors(self, factors: list[Array], sigma: float) -> tuple[float, Array, float]:
         """Log prior of sd, correlations and σ at the factors λ; cotangents of theta and σ."""
-        layout = self.layout
-        value, sigma_bar = logpdf(layout.sigma_code, *layout.sigma_args, sigma)
-        rows = {id(row.term): row for row in self.places}
-        theta_bar = [np.empty(0)]
-        for term, lam in zip(self.model.terms, factors, strict=True):
-            row = rows[id(term)]
-            norm = np.sqrt(np.sum(lam**2, axis=1))
-            direction = np.where(norm[:, None] > 0, lam / np.where(norm > 0, norm, 1.0)[:, None], np.eye(len(lam)))
-            bar = np.zeros_like(lam)
-            for i in range(len(lam)):
-                at = row.sd_at + i
-                density, slope = logpdf(layout.sd_code[at], *layout.sd_args[at], sigma * norm[i])
-                value += density
-                bar[i] = slope * sigma * direction[i]
-                sigma_bar += slope * norm[i]
-            if row.correlated and row.eta != 1.0:
-                value += self._lkj(lam, norm, row.eta, bar)
-            theta_bar.append(bar[term.covariance.pattern])
-        return float(value), np.concatenate(theta_bar), float(sigma_bar)
-
-    def _lkj(self, lam: Array, norm: Array, eta: float, bar: Array) -> float:
-        """(η − 1) log|R| of λλ', effects without variance left out; adds its cotangent to `bar`."""
-        used = np.flatnonzero(norm > 0)
-        diagonal = np.diag(lam)
-        if (diagonal[used] == 0).any():
-            return -np.inf if eta > 1 else np.inf
-        bar[used] -= 2.0 * (eta - 1.0) * lam[used] / norm[used, None] ** 2
-        bar[used, used] += 2.0 * (eta - 1.0) / diagonal[used]
-        return float(2.0 * (eta - 1.0) * np.sum(np.log(diagonal[used] / norm[used])))
+        value, theta_bar, sigma_bar = self._scales.at(factors, sigma)
+        density, slope = logpdf(self.layout.sigma_code, *self.layout.sigma_args, sigma)
+        return value + density, theta_bar, sigma_bar + slope
 
     def _coefficient_prior(self, beta: Array) -> tuple[float, Array]:
         """Log prior of the coefficients at β_Q where it is not jointly normal, and its gradient."""

@@ -20,7 +20,7 @@ from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.generalized import fit_generalized
 from bayeslmm.held import hold, names_held
 from bayeslmm.model import Model
-from bayeslmm.optimise import Objective, Optimum, minimise
+from bayeslmm.optimise import Optimum, inside, minimise
 from bayeslmm.quasi import fit_quasi
 from bayeslmm.result import PointFit
 from bayeslmm.threads import THREADS_FROM, one_thread
@@ -40,7 +40,7 @@ def fit(
     *,
     start: Array | None = None,
     fixed: Mapping[str, float] | None = None,
-    fixef: Literal["integrated", "joint"] = "integrated",
+    fixef: Literal["integrated", "joint"] | None = None,
     nodes: int | None = None,
     information: Literal["observed", "expected"] | None = None,
     fast: bool = False,
@@ -49,7 +49,8 @@ def fit(
 
     ML maximises the marginal density of y over (β, θ, σ); REML over (θ, σ) with β integrated over a flat prior; MAP
     maximises the posterior density of the natural parameters (sd, correlations, σ; and β if ``fixef="joint"``) without
-    Jacobian. With ``priors="flat"`` MAP is REML (``"integrated"``) or ML (``"joint"``).
+    Jacobian. With ``priors="flat"`` MAP is REML (``"integrated"``) or ML (``"joint"``), of another family the maximum of
+    the approximate likelihood.
 
     Parameters
     ----------
@@ -58,20 +59,21 @@ def fit(
     method : {"REML", "ML", "MAP", "Laplace", "AGHQ", "PQL"}, optional
         The criterion: of a Gaussian model one of the first three, REML if not given; of another family how the effects are
         integrated out: Laplace's approximation (the default), adaptive Gauss-Hermite quadrature, or penalised
-        quasi-likelihood (see `bayeslmm.generalized.fit_generalized`). Of a Gaussian model with a formula for σ Laplace's
-        approximation is exact, and is what "ML" means.
+        quasi-likelihood (see `bayeslmm.generalized.fit_generalized`); or MAP, on Laplace's approximation or, with `nodes`,
+        on the quadrature. Of a Gaussian model with a formula for σ Laplace's approximation is exact, and is what "ML" means.
     start : ndarray, optional
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional
         Parameters held at a value: ``{"sd_Subject[Days]": 6.0, "sigma": 25.0}``; ``"sd_Subject"`` holds all its effects;
         ``"corr_Subject[Intercept, Days]"`` where a term has two effects. Of another family than the Gaussian also its
         dispersion, ``"alpha"``, and coefficients, ``"fixef[x]"``, ``"zero[x]"``, ``"dispersion[x]"``.
-    fixef : {"integrated", "joint"}
-        For MAP: β integrated out, or maximised with the rest.
+    fixef : {"integrated", "joint"}, optional
+        For MAP: β integrated out, or maximised with the rest. "integrated" if not given; of another family than the
+        Gaussian "joint", and there is no other.
     nodes : int, optional
-        For AGHQ: nodes per dimension.
+        For AGHQ and MAP: nodes per dimension.
     information : {"observed", "expected"}, optional
-        For Laplace and AGHQ: the curvature used where the link is not canonical; observed if not given.
+        For Laplace, AGHQ and MAP: the curvature used where the link is not canonical; observed if not given.
     fast : bool
         For Laplace: β at the mode together with the effects.
 
@@ -96,14 +98,14 @@ def fit(
     if not isinstance(model, Model):
         raise MethodError(f"fit takes a Model, bl.fit(bl.Model(formula, data)); got {type(model).__name__}")
     if model.family != "gaussian":
-        if fixef != "integrated":
-            raise MethodError("fixef= is for Gaussian models with one residual variance")
+        if fixef is not None:
+            _check_joint(method, fixef)
         exact = method == "ML" and model.family == HETEROSCEDASTIC
         used = "Laplace" if method is None or exact else method
         return _fit_other(model, used, start, fixed, nodes, information, fast)
     if nodes is not None or information is not None or fast:
         raise MethodError("nodes=, information= and fast= are for families other than the Gaussian")
-    method = method or "REML"
+    method, fixef = method or "REML", fixef or "integrated"
     _check_gaussian(method, fixef)
     begin = _start(model, start)
     with one_thread(model.products.structure.rest_size < THREADS_FROM), compilation_notice(criterion_gradient):
@@ -121,6 +123,15 @@ def _check_gaussian(method: str, fixef: str) -> None:
         raise MethodError(f'fixef={fixef!r} is not known; use "integrated" or "joint"')
     if fixef == "joint" and method != "MAP":
         raise MethodError('fixef="joint" is for method="MAP"; ML maximises over β, REML integrates')
+
+
+def _check_joint(method: str | None, fixef: str) -> None:
+    """Of another family MAP is over β with the rest, nothing else."""
+    if method != "MAP" or fixef != "joint":
+        raise MethodError(
+            f'fixef={fixef!r}: of another family than the Gaussian β is always a parameter of the search, fixef="joint" of '
+            'method="MAP"; leave fixef out'
+        )
 
 
 def _fit_other(
@@ -166,15 +177,6 @@ def _fit_profiled(model: Model, method: str, begin: Array) -> PointFit:
         logposterior=None,
         optimum=optimum,
     )
-
-
-def _inside(objective: Objective, x: Array, n_theta: int) -> Array:
-    """The start, its random effects made smaller until the priors give it a density."""
-    share = np.where(np.arange(len(x)) < n_theta, 0.3, 1.0)
-    for power in range(6):
-        if np.isfinite(objective(x * share**power)[0]):
-            return np.asarray(x * share**power)
-    return x  # a density of 0 at a zero of theta, which the search leaves
 
 
 def _covariances(model: Model) -> list[Covariance]:
@@ -225,7 +227,7 @@ def _fit_map(model: Model, fixef: str, begin: Array) -> PointFit:
         return direct.minus_twice_at(x[:-1], float(x[-1]), mode)
 
     rough = _rough_sigma(model, begin)
-    x0 = _inside(objective, np.append(begin, np.log(rough / scale)), model.n_theta)
+    x0 = inside(objective, np.append(begin, np.log(rough / scale)), model.n_theta)
     optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, 1))
     theta, sigma = optimum.theta[:-1], float(np.exp(optimum.theta[-1])) * scale
     _check_bounded(model, theta, optimum.converged)
@@ -259,7 +261,7 @@ def _fit_explicit(model: Model, direct: Direct, fixef: str, begin: Array) -> Poi
         return direct.minus_twice_at(x[:m], float(x[m]), JOINT, x[m + 1 :])
 
     x0 = np.concatenate([begin, [np.log(_rough_sigma(model, begin) / scale)], np.zeros(p)])
-    x0 = _inside(objective, x0, m)
+    x0 = inside(objective, x0, m)
     optimum = minimise(objective, x0, _covariances(model), _with_further(model.theta_basis, p + 1))
     theta, sigma = optimum.theta[:m], float(np.exp(optimum.theta[m])) * scale
     _check_bounded(model, theta, optimum.converged)

@@ -34,6 +34,7 @@ from bayeslmm.generalized_search import (
     whole,
 )
 from bayeslmm.model import Model
+from bayeslmm.natural_priors import NaturalPriors
 from bayeslmm.optimise import approach, minimise
 from bayeslmm.restriction import Restriction
 from bayeslmm.result import natural_by_group
@@ -62,7 +63,7 @@ FURTHER = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GeneralizedFit(SecondParameters):
-    """A generalized linear mixed model at the maximum of its approximate likelihood.
+    """A generalized linear mixed model at the maximum of its approximate likelihood, or of its posterior density (MAP).
 
     Parameters
     ----------
@@ -235,7 +236,8 @@ class GeneralizedFit(SecondParameters):
 
     def page(self) -> Page:
         """The summary, to print or to show in a notebook."""
-        how = METHODS[self.method] + (f" ({self.nodes} nodes)" if self.nodes > 1 else "")
+        by = f" ({METHODS['Laplace']})" if self.method == "MAP" else ""
+        how = METHODS[self.method] + (f" ({self.nodes} nodes)" if self.nodes > 1 else by)
         mixed = "mixed " if self.model.groups else ""
         linear = f"Linear {mixed}model fit by maximum likelihood, with a formula for sigma"
         title = linear if self.model.family == HETEROSCEDASTIC else f"Generalized linear {mixed}model fit by {how}"
@@ -243,9 +245,8 @@ class GeneralizedFit(SecondParameters):
         if np.isfinite(self.dispersion):
             nu = f", nu = {self.nu:.5g}" if np.isfinite(self.nu) else ""
             lines.append(f"Dispersion: {family_of(self.model.family).dispersion} = {self.dispersion:.5g}{nu}")
-        criteria = pd.DataFrame(
-            {"AIC": [self.aic], "BIC": [self.bic], "logLik": [self.loglik], "deviance": [self.deviance]}, index=[""]
-        )
+        both = {"AIC": [self.aic], "BIC": [self.bic]} if self.method != "MAP" else {"logPosterior": [self.logposterior]}
+        criteria = pd.DataFrame(both | {"logLik": [self.loglik], "deviance": [self.deviance]}, index=[""])
         criteria = criteria.map(lambda value: f"{value:.1f}").assign(df=str(self.df))
         tables = [(frame_table("", criteria), "")] if np.isfinite(self.loglik) else []  # quasi-likelihood has none
         tables += self._quantiles()
@@ -323,12 +324,13 @@ def fit_generalized(
     ----------
     model : Model
         Any family but the Gaussian.
-    method : {"Laplace", "AGHQ"}
-        How the random effects are integrated out.
+    method : {"Laplace", "AGHQ", "MAP"}
+        How the random effects are integrated out; MAP maximises the posterior density of sd, correlations, dispersion and
+        β without Jacobian, by Laplace's approximation or, with `nodes`, by quadrature.
     start : ndarray, optional
         Theta to start from.
     nodes : int
-        For "AGHQ": quadrature nodes per dimension, 11 if not given.
+        For "AGHQ" and "MAP": quadrature nodes per dimension, for "AGHQ" 11 if not given.
     information : {"observed", "expected"}
         Curvature of the log density of the responses in log|M|: observed, as glmmTMB and the mathematics have it, or
         expected, as lme4 has it where the link is not canonical.
@@ -362,13 +364,15 @@ def fit_generalized(
         first = minimise(criterion(rough), begin, covariances, basis)
         x = np.concatenate([first.theta[:m], rough.beta, first.theta[m:]])
         return _result(rough, Found(first, x, _given_theta(rough, first.theta), m), method, information)
-    full = Quadrature(model, information, nodes or NODES) if method == "AGHQ" else Laplace(model, information)
+    nodes = nodes or (NODES if method == "AGHQ" else None)
+    full = Quadrature(model, information, nodes) if nodes else Laplace(model, information)
     after = m + full.p
     scale = block_diag(size * model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
     if full.n_thresholds:
         scale[after] += middle @ scale[m:after]
-    if fixed:
-        found = searched(full, Restriction(model, bool(has), fixed), whole(rough, begin, middle), scale)
+    if fixed or method == "MAP":
+        priors = NaturalPriors(full) if method == "MAP" else None
+        found = searched(full, Restriction(model, bool(has), fixed or {}), whole(rough, begin, middle), scale, priors)
         return _result(full, found, method, information)
     x = whole(rough, approach(criterion(rough), begin, covariances, basis), middle)
     full.b = rough.b
@@ -392,6 +396,7 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
     after = found.x[m + approximation.p :]
     dispersed = approximation.has_dispersion
     dispersion = float(np.exp(after[0])) if dispersed else float("nan")
+    posterior = -0.5 * float(found.optimum.value) if method == "MAP" else None
     return GeneralizedFit(
         model=model,
         method=method,
@@ -399,8 +404,8 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
         sigma=float("nan") if model.family == HETEROSCEDASTIC else 1.0,  # which has one for each row
         beta=np.array(beta),
         beta_root=root,
-        loglik=-0.5 * float(found.optimum.value),
-        logposterior=None,
+        loglik=-0.5 * float(found.optimum.value if posterior is None else criterion(approximation)(found.x)[0]),
+        logposterior=posterior,
         optimum=judged(model, approximation, found.optimum, beta, root, dispersion, found.aux),
         fixed=found.held,
         dispersion=dispersion,

@@ -14,7 +14,8 @@ from bayeslmm.endless import curvature_root
 from bayeslmm.errors import MethodError
 from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.model import Model
-from bayeslmm.optimise import DECREMENT, Objective, Optimum, minimise
+from bayeslmm.natural_priors import NaturalPriors
+from bayeslmm.optimise import DECREMENT, Objective, Optimum, inside, minimise
 from bayeslmm.restriction import Restriction
 
 Array = NDArray[np.float64]
@@ -23,6 +24,7 @@ NODES, MOST_DIMENSIONS = 11, 3
 METHODS = {
     "Laplace": "Laplace's approximation",
     "AGHQ": "adaptive Gauss-Hermite quadrature",
+    "MAP": "maximum a posteriori (MAP)",
     "PQL": "penalised quasi-likelihood",
 }
 
@@ -42,8 +44,8 @@ def criterion(approximation: Laplace) -> Objective:
     return lambda x: approximation.minus_twice(approximation.point(x))
 
 
-def searched(full: Laplace, to: Restriction, x: Array, scale: Array) -> Found:
-    """The optimum with parameters held, searched for from x.
+def searched(full: Laplace, to: Restriction, x: Array, scale: Array, priors: NaturalPriors | None = None) -> Found:
+    """The optimum with parameters held, or under priors, searched for from x.
 
     Parameters
     ----------
@@ -54,19 +56,35 @@ def searched(full: Laplace, to: Restriction, x: Array, scale: Array) -> Found:
     x : ndarray (m,)
     scale : ndarray (m, m)
         From the coordinates that the search moves in to x.
+    priors : NaturalPriors, optional
+        Whose density is maximised with the likelihood.
 
     Returns
     -------
     Found
     """
-    objective = criterion(full)
+    objective = criterion(full) if priors is None else _with_priors(criterion(full), priors)
 
     def restricted(y: Array) -> tuple[float, Array]:
         value, gradient = objective(to.x(y))
         return value, to.pulled(y, gradient)
 
-    optimum = minimise(restricted, to.start(x), to.covariances, to.scale(scale))
+    start = inside(restricted, to.start(x), sum(covariance.n_theta for covariance in to.covariances))
+    optimum = minimise(restricted, start, to.covariances, to.scale(scale))
     return Found(optimum, to.x(optimum.theta), spread(to, optimum), to.tail[0], to.held)
+
+
+def _with_priors(objective: Objective, priors: NaturalPriors) -> Objective:
+    """−2 log posterior density of the natural parameters."""
+
+    def posterior(x: Array) -> tuple[float, Array]:
+        prior, slope = priors.at(x)
+        if not np.isfinite(prior):
+            return np.inf, np.zeros_like(x)
+        value, gradient = objective(x)
+        return value - 2.0 * prior, gradient - 2.0 * slope
+
+    return posterior
 
 
 def spread(to: Restriction, optimum: Optimum) -> Array:
@@ -116,18 +134,21 @@ def check_options(
         raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
     if information == "expected" and not family_of(model.family).has_information:
         raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
-    if method != "AGHQ":
-        if nodes is not None:
-            raise MethodError('nodes= is for method="AGHQ"')
-        return
+    if method == "Laplace" and nodes is not None:
+        raise MethodError('nodes= is for method="AGHQ" and "MAP"')
+    if method == "AGHQ" or nodes is not None:
+        _check_quadrature(model, nodes)
+
+
+def _check_quadrature(model: Model, nodes: int | None) -> None:
     if nodes is not None and (isinstance(nodes, bool) or not isinstance(nodes, int | np.integer) or nodes < 1):
         raise MethodError(f"nodes={nodes!r} must be a whole number, at least 1")
     factors = model.structure.factors
     if len(factors) != 1 or factors[0].width > MOST_DIMENSIONS:
         groups = ", ".join(f"{f.group}: {f.width}" for f in factors) or "none"
         raise MethodError(
-            f"AGHQ integrates over the effects of one grouping factor, at most {MOST_DIMENSIONS} of them; the model has "
-            f'{groups}. Use method="Laplace"'
+            f"Quadrature integrates over the effects of one grouping factor, at most {MOST_DIMENSIONS} of them; the model has "
+            f'{groups}. Use method="Laplace", or MAP without nodes='
         )
 
 

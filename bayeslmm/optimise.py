@@ -149,6 +149,15 @@ def minimise(
     return Optimum(theta, end.value, back.T @ end.gradient, hessian, end.free, not message, outcome, counted.count)
 
 
+def inside(objective: Objective, x: Array, n_theta: int) -> Array:
+    """A start, its random effects made smaller until a prior gives it a density."""
+    share = np.where(np.arange(len(x)) < n_theta, 0.3, 1.0)
+    for power in range(6):
+        if np.isfinite(objective(x * share**power)[0]):
+            return np.asarray(x * share**power)
+    return x  # a density of 0 at a zero of theta, which the search leaves
+
+
 def _without_traces(objective: Objective, theta: Array, value: float, layout: Layout, unit: Array) -> Array:
     """Theta with an effect's row of λ at exactly 0 where only rounding of the search's coordinates is left of it."""
     for row in layout.rows():

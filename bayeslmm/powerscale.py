@@ -22,6 +22,7 @@ from bayeslmm.exact.gaussian import INTEGRATED, JOINT
 from bayeslmm.exact.logpdf import encode, logpdf
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.fit import loglik_at
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit
 
@@ -200,7 +201,7 @@ def _weights(log_weights: Array) -> Array:
 
 
 def flat_counterpart(fit: PointFit, others: Sequence[PointFit] = ()) -> PointFit:
-    """What a MAP fit would be with flat priors: the REML fit, or where β is maximised too, the ML fit.
+    """What a MAP fit would be with flat priors: the REML fit, or where β is maximised too, the ML (or Laplace's) fit.
 
     Parameters
     ----------
@@ -220,6 +221,8 @@ def flat_counterpart(fit: PointFit, others: Sequence[PointFit] = ()) -> PointFit
     >>> flat_counterpart(bl.fit(bl.Model("y ~ 1 + (1 | g)", data), "MAP", fixef="joint")).method
     'ML'
     """
+    if isinstance(fit, GeneralizedFit):
+        return _approximate_counterpart(fit, others)
     method: Literal["ML", "REML"] = "REML" if integrates_fixef(fit) else "ML"
     for other in others:
         if (other.method, other.model.formula.text, other.fixed) == (method, fit.model.formula.text, fit.fixed):
@@ -227,9 +230,23 @@ def flat_counterpart(fit: PointFit, others: Sequence[PointFit] = ()) -> PointFit
     return fit_model(fit.model, method, fixed=fit.fixed or None)
 
 
+def _approximate_counterpart(fit: GeneralizedFit, others: Sequence[PointFit]) -> PointFit:
+    """By Laplace's approximation, or by quadrature where the MAP fit is."""
+    method: Literal["AGHQ", "Laplace"] = "AGHQ" if fit.nodes > 1 else "Laplace"
+    for other in others:
+        same = isinstance(other, GeneralizedFit) and other.options == fit.options
+        if same and (other.method, other.model.formula.text, other.fixed) == (
+            method,
+            fit.model.formula.text,
+            fit.fixed,
+        ):
+            return other
+    return fit_model(fit.model, method, fixed=fit.fixed or None, **fit.options)
+
+
 def integrates_fixef(fit: PointFit) -> bool:
     """Whether a MAP fit has β integrated out, told from which of the two densities it reached."""
-    if not fit.model.priors.gaussian or fit.logposterior is None:
+    if fit.model.family != "gaussian" or not fit.model.priors.gaussian or fit.logposterior is None:
         return False
     direct, log_sigma = Direct(fit.model), float(np.log(fit.sigma / fit.model.products.y_scale))
     values = [direct.minus_twice_at(fit.theta, log_sigma, mode)[0] for mode in (INTEGRATED, JOINT)]

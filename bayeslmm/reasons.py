@@ -255,7 +255,8 @@ def few_groups(setting: Setting) -> list[Reason]:
 
 
 def _maximises_fixef(fit: PointFit) -> bool:
-    return not fit.fixed and (fit.method == "ML" or (fit.method == "MAP" and not integrates_fixef(fit)))
+    maximised = fit.method == "ML" or (fit.method == "MAP" and not integrates_fixef(fit))
+    return fit.model.family == "gaussian" and not fit.fixed and maximised
 
 
 def _lower(column: Estimates, reference: Estimates, name: str, expected: float) -> str:

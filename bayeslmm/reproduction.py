@@ -14,6 +14,7 @@ from bayeslmm.columns import frame_of, names_of
 from bayeslmm.compare import AnyResult
 from bayeslmm.document import Block, Code, Heading, Prose, Section, Shown, Source
 from bayeslmm.errors import SpecificationError
+from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.modelfile import dumps
 from bayeslmm.posterior import Posterior
@@ -94,8 +95,9 @@ def _call(result: AnyResult, model: str) -> str:
     if isinstance(result, PointFit):
         held = f", fixed={dict(result.fixed)!r}" if result.fixed else ""
         joint = ', fixef="joint"' if result.method == "MAP" and not integrates_fixef(result) else ""
-        nodes = f", nodes={result.nodes}" if result.method == "AGHQ" and hasattr(result, "nodes") else ""
-        return f'bl.fit({model}, "{result.method}"{joint}{held}{nodes})'
+        own = result.options if isinstance(result, GeneralizedFit) else {}
+        other = "".join(f", {name}={value!r}" for name, value in own.items() if value not in (False, "observed"))
+        return f'bl.fit({model}, "{result.method}"{joint}{held}{other})'
     sizes, attrs = result.data["posterior"].sizes, result.data.attrs
     options: dict[str, Any] = {"draws": sizes["draw"], "chains": sizes["chain"]}
     options |= {name: attrs[name] for name in ("tune", "seed", "target_accept") if name in attrs}

@@ -235,7 +235,7 @@ def test_options_without_meaning_are_refused() -> None:
     model, crossed = cbpp_model(), cbpp().assign(h=np.arange(56) % 5)
     two = bl.Model("p(incidence, size) ~ 1 + (1 | herd) + (1 | h)", crossed, family="binomial")
     for call, message in (
-        (lambda: bl.fit(model, "REML"), 'use "Laplace" or "AGHQ" or "PQL"'),
+        (lambda: bl.fit(model, "REML"), '"Laplace" or "AGHQ" or "MAP" or "PQL"'),
         (lambda: bl.fit(model, nodes=5), 'method="AGHQ"'),
         (lambda: bl.fit(model, "AGHQ", nodes=0), "at least 1"),
         (lambda: bl.fit(model, information="fisher"), "observed"),

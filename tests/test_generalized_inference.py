@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import optimize, stats
 
 import bayeslmm as bl
 from bayeslmm.approximation import Laplace, Point
@@ -332,3 +333,176 @@ def test_a_variance_is_tested_by_simulation(cbpp) -> None:
     assert 0.3 < np.mean(test.draws < 1e-6) < 0.9  # a half of ½χ²(0) + ½χ²(1); five standard errors of 40 draws
     with pytest.raises(MethodError, match="approximated in different ways"):
         bl.bootstrap_test(bl.fit(cbpp.model.update(". ~ . - period")), bl.fit(cbpp.model, "AGHQ"), 10, seed=1)
+
+
+@pytest.mark.parametrize("method", ["Laplace", "AGHQ"])
+def test_with_flat_priors_map_is_the_maximum_of_the_likelihood(method, cbpp, slopes, negative_binomial) -> None:
+    """Both searches end within 1e-5 standard errors; the density of a uniform correlation on (−1, 1) is ½."""
+    nodes = 11 if method == "AGHQ" else None
+    for fit in (cbpp, negative_binomial) if nodes else (cbpp, negative_binomial, slopes):
+        best = bl.fit(fit.model, method)
+        mode = bl.fit(fit.model.update(priors="flat"), "MAP", nodes=nodes)
+        assert mode.converged
+        assert mode.loglik == pytest.approx(best.loglik, abs=1e-8)
+        pairs = sum(len(fit.model.pairs(group)) for group in fit.model.groups)
+        assert mode.logposterior == pytest.approx(best.loglik + pairs * np.log(0.5), abs=1e-8)
+        np.testing.assert_allclose(mode.beta, best.beta, atol=1e-5 * best.beta_sd.max())
+        np.testing.assert_allclose(mode.beta_sd, best.beta_sd, rtol=1e-3)  # Hessians by differences of other steps
+        assert np.isnan([mode.aic, mode.bic]).all()
+
+
+def test_flat_priors_are_those_of_zeros_too_and_others_are_refused(inflated) -> None:
+    model = inflated.model
+    with pytest.raises(MethodError, match="formula for zero have no priors"):
+        bl.fit(model, "MAP")
+    mode = bl.fit(model.update(priors="flat"), "MAP")
+    assert mode.logposterior == pytest.approx(inflated.loglik, abs=1e-8)
+    np.testing.assert_allclose(mode.further, inflated.further, atol=1e-3)  # hardly determined: standard errors of 3
+
+
+def few_counts() -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    g, x = np.repeat(np.arange(8), 5), np.tile(np.linspace(-1, 1, 5), 8)
+    u = rng.normal(size=(8, 2)) @ np.array([[0.8, 0.3], [0.0, 0.4]])
+    return pd.DataFrame({"y": rng.poisson(np.exp(0.5 + 0.3 * x + u[g, 0] + u[g, 1] * x)), "x": x, "g": g})
+
+
+def dense_laplace(frame: pd.DataFrame, beta: np.ndarray, covariance: np.ndarray) -> float:
+    """Laplace's approximation of Poisson counts with (x | g), level by level with dense 2 × 2 matrices."""
+    total = 0.0
+    for _, rows in frame.groupby("g"):
+        Z, y = np.column_stack([np.ones(len(rows)), rows["x"]]), rows["y"].to_numpy()
+        precision, u = np.linalg.inv(covariance), np.zeros(2)
+        for _ in range(25):
+            mu = np.exp(Z @ (beta + u))
+            curvature = Z.T @ (mu[:, None] * Z) + precision
+            u = u + np.linalg.solve(curvature, Z.T @ (y - mu) - precision @ u)
+        mu = np.exp(Z @ (beta + u))
+        curvature = Z.T @ (mu[:, None] * Z) + precision
+        total += stats.poisson.logpmf(y, mu).sum() - 0.5 * u @ precision @ u
+        total -= 0.5 * (np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(curvature)[1])
+    return total
+
+
+def test_map_is_the_mode_of_brute_force() -> None:
+    """Dense Laplace plus scipy.stats' densities of the natural parameters, by BFGS with differences: 1e-4 of the mode."""
+    frame = few_counts()
+    priors = {
+        "Intercept": bl.Prior("StudentT", nu=3, mu=0, sigma=2.5),
+        "x": bl.Prior("Normal", mu=0, sigma=0.2),
+        "sd_g[Intercept]": bl.Prior("HalfNormal", sigma=0.5),
+        "sd_g[x]": bl.Prior("Gamma", alpha=2, beta=3),
+        "corr_g": bl.Prior("LKJ", eta=2),
+    }
+    fit = bl.fit(bl.Model("y ~ x + (x | g)", frame, family="poisson", priors=priors), "MAP")
+
+    def minus(psi: np.ndarray) -> float:
+        beta, sd, corr = psi[:2], psi[2:4], psi[4]
+        if (sd <= 0).any() or abs(corr) >= 1:
+            return 1e6
+        covariance = np.outer(sd, sd) * np.array([[1.0, corr], [corr, 1.0]])
+        prior = stats.t.logpdf(beta[0], 3, 0, 2.5) + stats.norm.logpdf(beta[1], 0, 0.2)
+        prior += stats.halfnorm.logpdf(sd[0], scale=0.5) + stats.gamma.logpdf(sd[1], 2, scale=1 / 3)
+        prior += stats.beta.logpdf(0.5 * (corr + 1.0), 2, 2) + np.log(0.5)
+        return -float(dense_laplace(frame, beta, covariance) + prior)
+
+    mode = np.concatenate([fit.beta, fit.group_sd["g"], [fit.group_corr["g"][0, 1]]])
+    assert fit.logposterior == pytest.approx(-minus(mode), abs=1e-9)
+    found = optimize.minimize(minus, mode + 0.05, method="BFGS", options={"gtol": 1e-5})
+    assert -found.fun == pytest.approx(fit.logposterior, abs=1e-8)
+    np.testing.assert_allclose(mode, found.x, atol=1e-4)
+    assert fit.converged
+    assert fit.loglik == pytest.approx(
+        fit.logposterior
+        - stats.t.logpdf(mode[0], 3, 0, 2.5)
+        - stats.norm.logpdf(mode[1], 0, 0.2)
+        - stats.halfnorm.logpdf(mode[2], scale=0.5)
+        - stats.gamma.logpdf(mode[3], 2, scale=1 / 3)
+        - stats.beta.logpdf(0.5 * (mode[4] + 1.0), 2, 2)
+        - np.log(0.5),
+        abs=1e-9,
+    )
+
+
+def test_map_of_a_dispersion_by_quadrature_is_that_of_brute_force() -> None:
+    """Gauss-Hermite with 80 fixed nodes of u: its error is below 1e-9 where the sd is as small as here."""
+    frame = few_counts()
+    priors = {
+        "Intercept": bl.Prior("Normal", mu=0, sigma=1),
+        "x": bl.Prior("Flat"),
+        "sd_g": bl.Prior("Gamma", alpha=2, beta=2),
+        "alpha": bl.Prior("Gamma", alpha=3, beta=1),
+    }
+    fit = bl.fit(bl.Model("y ~ x + (1 | g)", frame, family="negativebinomial", priors=priors), "MAP", nodes=41)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+
+    def minus(psi: np.ndarray) -> float:
+        if min(psi[2:]) <= 0:
+            return np.inf
+        mu = np.exp(psi[0] + psi[1] * frame["x"].to_numpy()[:, None] + psi[2] * nodes)
+        logs = stats.nbinom.logpmf(frame["y"].to_numpy()[:, None], psi[3], psi[3] / (psi[3] + mu))
+        sums = np.array([logs[frame["g"] == level].sum(axis=0) for level in range(8)])
+        likelihood = np.log(np.exp(sums) @ weights / np.sqrt(2 * np.pi)).sum()
+        prior = stats.norm.logpdf(psi[0]) + stats.gamma.logpdf(psi[2], 2, scale=0.5) + stats.gamma.logpdf(psi[3], 3)
+        return -float(likelihood + prior)
+
+    mode = np.array([*fit.beta, fit.group_sd["g"][0], fit.dispersion])
+    assert fit.logposterior == pytest.approx(-minus(mode), abs=1e-7)
+    found = optimize.minimize(minus, mode * 1.05, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12})
+    np.testing.assert_allclose(mode, found.x, atol=2e-4)
+    error = bl.confint(fit, parameters="alpha").to_numpy()[0]
+    H = np.array([[_second(minus, found.x, i, j) for j in range(4)] for i in range(4)])
+    # Wald's interval is of log alpha, from the curvature in log alpha: at the mode of alpha's own density, alpha's slope is 0
+    spread = np.sqrt(np.linalg.inv(H)[3, 3]) / fit.dispersion
+    np.testing.assert_allclose(error, fit.dispersion * np.exp(np.array([-1, 1]) * 1.959964 * spread), rtol=1e-3)
+
+
+def _second(f, x: np.ndarray, i: int, j: int, h: float = 1e-3) -> float:
+    step = h * np.eye(len(x))
+    ends = [f(x + a * step[i] + b * step[j]) * a * b for a in (1, -1) for b in (1, -1)]
+    return sum(ends) / (4 * h * h)
+
+
+def test_a_prior_keeps_separated_coefficients_finite(root) -> None:
+    frame = pd.DataFrame({"y": [0, 0, 1, 0, 1, 0] * 4 + [1] * 8, "x": [0] * 24 + [1] * 8, "g": np.arange(32) % 8})
+    model = bl.Model("y ~ x + (1 | g)", frame, family="bernoulli")
+    assert not bl.fit(model).converged
+    fits = [
+        bl.fit(model.update(priors={"x": bl.Prior("Normal", mu=0, sigma=scale)}), "MAP") for scale in (0.5, 2.5, 10.0)
+    ]
+    assert all(fit.converged for fit in fits)
+    sizes = [fit.fixef["x"] for fit in fits]
+    assert 0 < sizes[0] < sizes[1] < sizes[2] < 30
+    assert all(fit.se["x"] < scale * 1.001 for fit, scale in zip(fits, (0.5, 2.5, 10.0), strict=True))
+
+
+def test_a_gamma_prior_keeps_a_variance_off_zero() -> None:
+    frame = pd.DataFrame({"y": np.tile([2, 3, 1, 2, 4, 3], 6), "g": np.repeat(np.arange(9), 4)})
+    model = bl.Model("y ~ 1 + (1 | g)", frame, family="poisson")
+    assert bl.fit(model).singular
+    assert bl.fit(model.update(priors={"sd_g": bl.Prior("HalfNormal", sigma=1)}), "MAP").singular
+    fit = bl.fit(model.update(priors={"sd_g": bl.Prior("Gamma", alpha=2, beta=1e-4)}), "MAP")
+    assert fit.converged
+    assert fit.sd["g"].iloc[0] > 0.05
+    held = bl.fit(fit.model, "MAP", fixed={"sd_g": fit.sd["g"].iloc[0]})
+    assert held.logposterior == pytest.approx(fit.logposterior, abs=1e-9)
+    for factor in (0.9, 1.1):
+        other = bl.fit(fit.model, "MAP", fixed={"sd_g": factor * fit.sd["g"].iloc[0]})
+        assert other.logposterior < fit.logposterior
+
+
+def test_what_map_does_not_mean_is_refused(cbpp) -> None:
+    for options, message in (
+        ({"method": "MAP", "fixef": "integrated"}, "always a parameter of the search"),
+        ({"method": "Laplace", "fixef": "joint"}, "always a parameter of the search"),
+        ({"method": "MAP", "fast": True}, "fast=True is for"),
+        ({"method": "MAP", "nodes": 0}, "at least 1"),
+    ):
+        with pytest.raises(MethodError, match=message):
+            bl.fit(cbpp.model, **options)
+    assert bl.fit(cbpp.model, "MAP", fixef="joint").logposterior == bl.fit(cbpp.model, "MAP").logposterior
+    mode = bl.fit(cbpp.model, "MAP")
+    for call in (bl.profile, lambda fit: bl.bootstrap(fit, 5, seed=1), lambda fit: bl.anova(fit, cbpp)):
+        with pytest.raises(MethodError, match=r"MAP|priors"):
+            call(mode)
+    assert "The prior moves MAP" in str(bl.compare(cbpp, mode))
