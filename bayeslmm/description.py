@@ -30,7 +30,12 @@ def _equations(model: Model) -> list[str]:
     offset = "offset[i] + " if model.design.offset is not None else ""
     indices = [re.sub(r"\W", "_", group).lower()[:12] for group in model.groups]
     random = "".join(f" + z_{g}[i]·u_{g}[{g}[i]]" for g in indices)
-    lines = [model.formula.text, "", f"stage 1   {_first_stage(model, offset + fixed + random)}"]
+    lines = [
+        model.formula.text,
+        "",
+        f"stage 1   {_first_stage(model, offset + fixed + random)}",
+        *_further_lines(model),
+    ]
     for group, short in zip(model.groups, indices, strict=True):
         shapes = ", ".join(f"({', '.join(t.effects)}) {t.covariance.label}" for t in model.terms if t.group == group)
         lines.append(f"stage 2   u_{short}[j] ~ Normal(0, Σ_{short}),  j = 1 … {len(model.levels(group))};  {shapes}")
@@ -48,8 +53,17 @@ def _first_stage(model: Model, predictor: str) -> str:
         noise = "σ[i]²/w[i]" if weighted else "σ[i]²"
         return f"{response}[i] ~ Normal({predictor}, {noise}), log(σ[i]) = W[i]·γ, W = ({columns})"
     name, dispersion = family_of(model.family).name.capitalize(), family_of(model.family).dispersion
+    dispersion = f"{dispersion}[i]" if "dispersion" in model.design.further else dispersion
+    dispersion = ", ".join(filter(None, [dispersion, "π[i]" if "zero" in model.design.further else None]))
     weights = ", log density times w[i]" if weighted else ""
     return f"{response}[i] ~ {name}(μ[i]{', ' + dispersion if dispersion else ''}), {model.link}(μ[i]) = {predictor}{weights}"
+
+
+def _further_lines(model: Model) -> list[str]:
+    """The formulas for the dispersion and for zeros."""
+    said = {"dispersion": f"log({family_of(model.family).dispersion}[i])", "zero": "logit(π[i])"}
+    ends = {"dispersion": "", "zero": ";  π the probability of a zero of its own"}
+    return [f"          {said[n]} = {' + '.join(block.names)}{ends[n]}" for n, block in model.design.further.items()]
 
 
 def _data(model: Model) -> list[str]:

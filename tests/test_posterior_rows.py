@@ -68,6 +68,8 @@ def test_variables_and_names(post, hurdle) -> None:
     assert hurdle.model.dispersion is None
     assert "zero[mined[no]]" in str(post)
     assert post.parameters == ["fixef", "sd_site", "zero"]
+    assert "(μ[i], alpha[i], π[i])" in str(hurdle.model)
+    assert "log(alpha[i]) = Intercept + DOY\n" in str(hurdle.model)
     alpha = salamanders(family="zero_inflated_negativebinomial", zero=None)
     assert alpha.dispersion == "alpha"
     assert [name for name in alpha.priors.parameters() if not name.startswith("fixef")] == [
