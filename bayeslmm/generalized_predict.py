@@ -214,7 +214,5 @@ def check_part(result: Result, kind: str) -> None:
     model = result.model
     if kind in ("conditional", "zero") and "zero" not in model.design.further:
         raise MethodError(f'kind="{kind}" is for families with zeros of their own; the model\'s is {model.family}')
-    if kind == "dispersion" and (family_of(model.family).dispersion is None or not isinstance(result, GeneralizedFit)):
-        raise MethodError(
-            f'kind="dispersion" is of a generalized fit of a family that has one; got {type(result).__name__} of {model.family}'
-        )
+    if kind == "dispersion" and (model.family == "gaussian" or family_of(model.family).dispersion is None):
+        raise MethodError(f'kind="dispersion" is for families with one besides σ; the model\'s is {model.family}')

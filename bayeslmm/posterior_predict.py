@@ -40,11 +40,28 @@ def over_draws(
     posterior: Posterior, rows: Rows, tail: float | None, kind: str, rng: np.random.Generator, data: Any
 ) -> pd.DataFrame:
     """Predictions of rows from a posterior: means, standard deviations and, with a tail, quantiles over its draws."""
+    if kind in ("zero", "dispersion"):
+        columns = posterior.model.design.further_of(data).get(kind)
+        a = further_draws(posterior, kind, slice(None), columns).T
+        values = np.broadcast_to(
+            np.exp(a) if kind == "dispersion" else 1.0 / (1.0 + np.exp(-a)), (len(rows.X), a.shape[1])
+        )
+        return pd.DataFrame(described(values, tail), index=rows.index, columns=_columns(tail))
     draws = _Draws(posterior, rows, kind, entropy=int(rng.integers(2**62)), data=data)
     step = max(1, MOST_AT_ONCE // (draws.count * draws.nodes))
     parts = [draws.describe(slice(at, at + step), tail, rng) for at in range(0, len(rows.X), step)]
-    names = ["mean", "se"] if tail is None else ["mean", "se", "lower", "upper"]
-    return pd.DataFrame(np.concatenate(parts), index=rows.index, columns=names)
+    return pd.DataFrame(np.concatenate(parts), index=rows.index, columns=_columns(tail))
+
+
+def _columns(tail: float | None) -> list[str]:
+    return ["mean", "se"] if tail is None else ["mean", "se", "lower", "upper"]
+
+
+def described(values: Array, tail: float | None) -> Array:
+    """Mean, standard deviation and quantiles (rows, 2 or 4) of draws (rows, draws)."""
+    columns = [values.mean(axis=1), values.std(axis=1, ddof=1)]
+    columns += [] if tail is None else list(np.quantile(values, [tail, 1.0 - tail], axis=1))
+    return np.column_stack(columns)
 
 
 class _Draws:
@@ -55,7 +72,8 @@ class _Draws:
         self.posterior, self.further = posterior, model.design.further_of(data)
         self.rows, self.entropy, self.count = rows, entropy, posterior.n_draws
         self.sigma = posterior.draws("sigma") if kind == "response" else None
-        self.link = model.link if kind == "mean" and model.family != "gaussian" else None
+        self.conditional = kind == "conditional"
+        self.link = model.link if kind in ("mean", "conditional") and model.family != "gaussian" else None
         self.beta = posterior.draws("fixef") if rows.X.shape[1] else np.empty((self.count, 0))
         known = [name for name, group in rows.groups.items() if (group.codes >= 0).any()]
         new = [name for name, group in rows.groups.items() if (group.codes < 0).any()]
@@ -89,9 +107,7 @@ class _Draws:
     def _means(self, eta: Array, variance: Array, part: slice, tail: float | None) -> Array:
         """The same for means of another family, averaged in each draw over the effects that are not known."""
         mu = self._given(eta, part) if not self.factors else self._averaged(eta, variance, part)
-        columns = [mu.mean(axis=1), mu.std(axis=1, ddof=1)]
-        columns += [] if tail is None else list(np.quantile(mu, [tail, 1.0 - tail], axis=1))
-        return np.column_stack(columns)
+        return described(mu, tail)
 
     def _given(self, eta: Array, part: slice) -> Array:
         """Means given the linear predictors (rows, draws)."""
@@ -109,8 +125,8 @@ class _Draws:
 
     def _with_zeros(self, mu: Array, part: slice) -> Array:
         own = {name: columns[part] for name, columns in self.further.items()}
-        at = (further_draws(self.posterior, name, slice(None), own.get(name)).T for name in ("dispersion", "zero"))
-        return means_with_zeros(self.posterior.model, mu, *at)
+        a, zeta = (further_draws(self.posterior, name, slice(None), own.get(name)).T for name in ("dispersion", "zero"))
+        return means_with_zeros(self.posterior.model, mu, a, np.full((1, 1), -np.inf) if self.conditional else zeta)
 
     def _known(self, name: str, effects: Array, part: slice) -> Array:
         group = self.rows.groups[name]

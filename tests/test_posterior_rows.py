@@ -89,6 +89,24 @@ def test_log_likelihood_and_means(which, request) -> None:
     np.testing.assert_allclose(predicted["lower"], np.quantile(mean, 0.025, axis=0), rtol=1e-9)
 
 
+def test_parts_of_the_distribution(post, hurdle) -> None:
+    """P(zero of its own) and dispersion of new rows; means without such zeros, which times P(no such zero) are the means."""
+    rows = {"mined": ["yes", "no"], "site": ["R-1", "VF-1"], "DOY": [0.5, -1.0]}
+    logit = hurdle.draws("zero") @ [[1.0, 1.0], [0.0, 1.0]]
+    np.testing.assert_allclose(bl.predict(hurdle, rows, kind="zero")["mean"], expit(logit).mean(axis=0))
+    np.testing.assert_allclose(bl.predict(hurdle, rows, kind="zero")["upper"], np.quantile(expit(logit), 0.975, axis=0))
+    alpha = np.exp(hurdle.draws("dispersion") @ [[1.0, 1.0], [0.5, -1.0]])
+    np.testing.assert_allclose(bl.predict(hurdle, rows, kind="dispersion")["se"], alpha.std(axis=0, ddof=1))
+    for found in (post, hurdle):
+        zero = expit(found.draws("zero") @ found.model.design.further["zero"].X.T)
+        plain = (pieces(found)[1] / (1 - zero)).mean(axis=0)
+        np.testing.assert_allclose(bl.predict(found, kind="conditional")["mean"], plain, rtol=1e-9)
+    with pytest.raises(bl.errors.MethodError, match="zeros of their own"):
+        bl.predict(bl.fit(salamanders(family="poisson", zero=None)), kind="zero")
+    with pytest.raises(bl.errors.MethodError, match="besides σ"):
+        bl.predict(post, kind="dispersion")
+
+
 @pytest.mark.parametrize("which", ["post", "hurdle"])
 def test_means_over_new_levels(which, request) -> None:
     """Against 400 drawn effects a posterior draw; four standard errors of their mean."""
