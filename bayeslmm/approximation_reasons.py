@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bayeslmm.attenuation import Attenuation, attenuation
-from bayeslmm.disagreement import NOTABLE, Reason, Setting, listing, shown
+from bayeslmm.disagreement import NOTABLE, Reason, Setting, called, listing, shown
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import Estimates
 from bayeslmm.generalized import GeneralizedFit
@@ -60,6 +60,30 @@ def approximation_error(setting: Setting) -> tuple[list[Reason], list[str]]:
             reasons.append(Reason("approximation", text, (column.label,), (), evidence))
         else:
             notes.append(text)
+    return reasons, notes
+
+
+def approximate_draws(setting: Setting) -> tuple[list[Reason], list[str]]:
+    """Posteriors whose draws are of Laplace's approximation, corrected or not."""
+    reasons, notes = [], []
+    for column in setting.posteriors:
+        attrs = column.result.data.attrs
+        if attrs.get("route") != "laplace":
+            continue
+        k, efficiency = float(attrs["pareto_k"]), float(attrs["weight_efficiency"])
+        if attrs["corrected"]:
+            notes.append(
+                f"{called(column.label, True)} samples Laplace's approximation and corrects it by importance weights, Pareto k "
+                f"{k:.2f}: what the weights cannot see, regions that the approximation never visits, stays uncorrected."
+            )
+            continue
+        text = (
+            f"{called(column.label, True)} is of Laplace's approximation, not corrected (Pareto k {k:.2f}): the effects are "
+            "normal given the parameters, which moves standard deviations where levels have few or binary responses."
+        )
+        reasons.append(
+            Reason("approximation", text, (column.label,), (), {"pareto_k": k, "weight_efficiency": efficiency})
+        )
     return reasons, notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,9 @@ class Diagnostics:
         What was found, and what to do about it.
     ok : bool
         Whether nothing is wrong.
+    pareto_k : float
+        On the Laplace route, the shape of the tail of the importance weights; NaN on the others, and where the weights are
+        constant.
     """
 
     r_hat: float
@@ -41,6 +45,7 @@ class Diagnostics:
     worst: str
     sentences: tuple[str, ...]
     ok: bool
+    pareto_k: float = float("nan")
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
@@ -76,11 +81,40 @@ def diagnose(post: Any) -> Diagnostics:
         problems.append(
             f"Energy moves slowly (E-BFMI {e_bfmi:.2f}, below {SMALLEST_BFMI}): heavy tails. Tighten the priors on the sds."
         )
+    problems += _uncorrected(post.data.attrs)
+    k = float(post.data.attrs.get("pareto_k", np.nan))
     if not problems:
         energy = "" if np.isnan(e_bfmi) else f", E-BFMI at least {e_bfmi:.2f}"
         found = f"R-hat at most {r_hat:.3f}, effective draws at least {min(bulk, tail):.0f}, no divergent transition{energy}."
-        return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, (f"The draws look sound: {found}",), True)
-    return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, tuple(problems), False)
+        said = (f"The draws look sound: {found}", *_correction(post.data.attrs))
+        return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, said, True, k)
+    return Diagnostics(r_hat, bulk, tail, divergences, e_bfmi, worst, tuple(problems), False, k)
+
+
+def _uncorrected(attrs: Mapping[str, Any]) -> list[str]:
+    """Why draws of the Laplace route are of an approximation only."""
+    if attrs.get("route") != "laplace" or attrs["corrected"]:
+        return []
+    k, limit = float(attrs["pareto_k"]), float(attrs["pareto_k_limit"])
+    if not attrs["correction_wanted"]:
+        return [f"These are draws of Laplace's approximation, not corrected, as asked (Pareto k {k:.2f})."]
+    return [
+        f"These are draws of Laplace's approximation, not of the posterior: its importance weights, Pareto k {k:.2f} (limit "
+        f'{limit:.2f}), cannot correct it. Take route="hierarchical".'
+    ]
+
+
+def _correction(attrs: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the Laplace route's correction rests on."""
+    if attrs.get("route") != "laplace":
+        return ()
+    k = float(attrs["pareto_k"])
+    if np.isnan(k):
+        return ("Laplace's approximation is exact here: its importance weights are constant.",)
+    share = float(attrs["weight_efficiency"])
+    return (
+        f"Laplace's approximation was corrected by importance weights: Pareto k {k:.2f}, {share:.0%} of draws effective.",
+    )
 
 
 def _bfmi(energy: Array) -> float:

@@ -114,8 +114,12 @@ class Joint:
 
     def natural(self, y: Array) -> dict[str, Array]:
         """Draws of the posterior's variables by name, from coordinates (chains, draws, size)."""
-        model, shape = self.model, y.shape[:2]
         psi, u = restored(*self._arguments, np.ascontiguousarray(y.reshape(-1, self.size)))
+        return self.named(psi, u, y.shape[:2])
+
+    def named(self, psi: Array, u: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+        """The posterior's variables by name, of shape (chains, draws, …), from ψ (m, …) and scaled effects u (m, Q)."""
+        model = self.model
         out: dict[str, Array] = {}
         sd, at = np.exp(psi[:, : self.n_sd]), 0
         for group in model.groups:

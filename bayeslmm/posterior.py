@@ -36,7 +36,7 @@ class Posterior(Result):
     data : xarray.DataTree
         ArviZ groups: posterior, sample_stats, observed_data, constant_data, log_likelihood when small.
     route : str
-        "marginal" or "hierarchical".
+        "marginal", "hierarchical" or "laplace".
     """
 
     model: Model

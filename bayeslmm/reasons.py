@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.approximation_reasons import approximation_error, averaging, quasi_likelihood
+from bayeslmm.approximation_reasons import approximate_draws, approximation_error, averaging, quasi_likelihood
 from bayeslmm.boundary import boundary
 from bayeslmm.disagreement import NOTABLE, Reason, Setting, called, listing, shown
 from bayeslmm.errors import MethodError
@@ -49,9 +49,10 @@ def explain(columns: Sequence[Estimates], reference: Estimates) -> tuple[tuple[R
     reasons += monte_carlo(setting)
     reasons += boundary(setting)
     wrong, errors = approximation_error(setting)
-    reasons += [*averaging(setting), *quasi_likelihood(setting), *wrong]
+    sampled, remarks = approximate_draws(setting)
+    reasons += [*averaging(setting), *quasi_likelihood(setting), *wrong, *sampled]
     moved, notes = posterior_prior(setting)
-    notes = [*errors, *notes]
+    notes = [*errors, *remarks, *notes]
     reasons += [*moved, *mode_prior(setting)]
     reasons += skew(setting, reasons)
     reasons += [*few_groups(setting), *wide_posterior(setting, reasons)]

@@ -101,6 +101,7 @@ def _call(result: AnyResult, model: str) -> str:
     sizes, attrs = result.data["posterior"].sizes, result.data.attrs
     options: dict[str, Any] = {"draws": sizes["draw"], "chains": sizes["chain"]}
     options |= {name: attrs[name] for name in ("tune", "seed", "target_accept") if name in attrs}
+    options |= {"corrected": False} if attrs.get("correction_wanted") == 0 else {}
     return f"bl.sample({model}, {', '.join(f'{k}={v!r}' for k, v in options.items())}, route={result.route!r})"
 
 

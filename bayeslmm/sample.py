@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +17,14 @@ from bayeslmm.exact import hierarchical
 from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.density import log_posterior
 from bayeslmm.model import Model
+from bayeslmm.nuts import check_complete, compiled, nutpie_trace, statistics
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.propriety import check_proper
 from bayeslmm.restoration import MOST_LOG_LIKELIHOOD, assemble, restore_tree
 from bayeslmm.threads import one_thread
 
 Array = NDArray[np.float64]
-Route = Literal["auto", "marginal", "hierarchical"]
-START_WIDTH = 0.5
+Route = Literal["auto", "marginal", "hierarchical", "laplace"]
 
 
 def sample(
@@ -41,13 +40,16 @@ def sample(
     target_accept: float = 0.8,
     parametrisation: str | Mapping[str, str] | None = None,
     store: str | os.PathLike[str] | None = None,
+    corrected: bool = True,
 ) -> Posterior:
     """Draw from the posterior of a mixed model by NUTS.
 
     On the marginal route, for a Gaussian response, the random effects, and β where its prior is normal or flat, are
     integrated out: NUTS moves in the standard deviations, correlations and σ only, and (β, u) are drawn afterwards,
     exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
-    PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation.
+    PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation. On the Laplace
+    route, for another family, NUTS moves in the parameters only, on Laplace's approximation of their posterior; effects are
+    drawn afterwards, and both are corrected by importance weights where these can be trusted.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def sample(
         Chains at a time; as many as the machine has. The draws do not depend on it.
     seed : int, optional
         Makes the draws reproducible.
-    route : {"auto", "marginal", "hierarchical"}
+    route : {"auto", "marginal", "hierarchical", "laplace"}
         "auto" is marginal for a Gaussian response, hierarchical for another.
     progress : bool
         Whether to show a progress bar.
@@ -71,6 +73,9 @@ def sample(
     store : path, optional
         Folder (zarr) to which draws are written while sampling, marginal route with closed-form priors only. If it is
         interrupted, ``bl.posterior(model, xarray.open_datatree(store, engine="zarr", consolidated=False))`` reads it.
+    corrected : bool
+        Laplace route only: whether to correct the approximation. Draws of which ``.diagnostics.pareto_k`` is above its limit
+        stay uncorrected in any case, and the result says so.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def sample(
     ImproperPosteriorError
         Flat priors leave the posterior improper; names the group.
     NotSupportedError
-        The marginal route for another family than the Gaussian.
+        The marginal route for another family than the Gaussian; the Laplace route for a formula for dispersion or zeros.
     MethodError
         An option has no meaning here.
 
@@ -93,14 +98,10 @@ def sample(
     >>> post.data.posterior.sizes["draw"]
     50
     """
-    _check(draws, tune, chains, target_accept, route, parametrisation)
+    _check(draws, tune, chains, target_accept, route, parametrisation, corrected)
     gaussian = model.family == "gaussian"
-    used = "marginal" if gaussian and route != "hierarchical" else "hierarchical"
-    if not gaussian and route == "marginal":
-        raise NotSupportedError(
-            f"the random effects of a {model.family} model do not integrate out exactly; use the hierarchical route"
-        )
-    if store is not None and (used == "hierarchical" or not _closed_form(model)):
+    used = _route(model, route)
+    if store is not None and (used != "marginal" or not _closed_form(model)):
         raise MethodError(
             "store= is for the marginal route with closed-form priors; save() the result of any other run"
         )
@@ -114,6 +115,8 @@ def sample(
     with one_thread():
         if used == "marginal":
             tree = _marginal(model, settings)
+        elif used == "laplace":
+            tree = _laplace(model, settings, corrected)
         elif not gaussian and parametrisation is None and direct_priors(model):
             tree = _joint(model, settings)
         else:
@@ -123,18 +126,43 @@ def sample(
     return Posterior(model, tree, used)
 
 
-def _check(draws: int, tune: int, chains: int, target_accept: float, route: str, parametrisation: Any) -> None:
+def _route(model: Model, route: Route) -> str:
+    """The route taken; raises where the model does not go that way."""
+    gaussian = model.family == "gaussian"
+    if route in ("auto", "hierarchical"):
+        return "marginal" if gaussian and route == "auto" else "hierarchical"
+    if not gaussian and route == "marginal":
+        raise NotSupportedError(
+            f"the random effects of a {model.family} model do not integrate out exactly; use the hierarchical route"
+        )
+    if gaussian and route == "laplace":
+        raise MethodError("the random effects of a Gaussian model integrate out exactly; use the marginal route")
+    if route == "laplace" and model.design.further:
+        what = " and ".join(model.design.further)
+        raise NotSupportedError(f"the Laplace route does not know formulas for {what}; use the hierarchical route")
+    if route == "laplace" and not direct_priors(model):
+        raise NotSupportedError(
+            "the Laplace route needs priors with a closed form, none of them Uniform; use the hierarchical route"
+        )
+    return route
+
+
+def _check(
+    draws: int, tune: int, chains: int, target_accept: float, route: str, parametrisation: Any, corrected: Any
+) -> None:
     for name, value in (("draws", draws), ("chains", chains), ("tune", tune)):
         if not isinstance(value, int | np.integer) or value < (0 if name == "tune" else 1):
             raise MethodError(f"{name}={value!r} must be a positive whole number")
     if not 0 < target_accept < 1:
         raise MethodError(f"target_accept={target_accept!r} must lie between 0 and 1")
-    if route not in ("auto", "marginal", "hierarchical"):
-        raise MethodError(f'route={route!r} is not known; use "auto", "marginal" or "hierarchical"')
+    if route not in ("auto", "marginal", "hierarchical", "laplace"):
+        raise MethodError(f'route={route!r} is not known; use "auto", "marginal", "hierarchical" or "laplace"')
     if parametrisation is not None and route != "hierarchical":
         raise MethodError(
             'parametrisation= is for route="hierarchical"; the marginal route has no random effects to place'
         )
+    if corrected is not True and route != "laplace":
+        raise MethodError('corrected= is for route="laplace"; the other routes approximate nothing')
 
 
 def _closed_form(model: Model) -> bool:
@@ -151,10 +179,10 @@ def _marginal(model: Model, settings: dict[str, Any]) -> Any:
     if not _closed_form(model):
         return _through_graph(model, settings)
     direct = Direct(model)
-    trace = _nutpie(_compiled(direct, settings), settings)
+    trace = nutpie_trace(_compiled(direct, settings), settings)
     x = np.asarray(trace["posterior"]["x"].values, float)
-    _check_complete(x, settings)
-    return assemble(model, direct, x, _statistics(trace["sample_stats"]), settings)
+    check_complete(x, settings)
+    return assemble(model, direct, x, statistics(trace["sample_stats"]), settings)
 
 
 def _joint(model: Model, settings: dict[str, Any]) -> Any:
@@ -164,16 +192,10 @@ def _joint(model: Model, settings: dict[str, Any]) -> Any:
     with compilation_notice(hierarchical.log_posterior):
         joint = Joint(model)
         joint.log_density(np.zeros(joint.size))
-    trace = _nutpie(_function(joint.size, joint.log_density, lambda y: y, np.zeros(joint.size)), settings)
+    trace = nutpie_trace(compiled(joint.size, lambda: joint.log_density, lambda y: y, np.zeros(joint.size)), settings)
     y = np.asarray(trace["posterior"]["x"].values, float)
-    _check_complete(y, settings)
-    return _kept(model, joint.natural(y), _statistics(trace["sample_stats"]))
-
-
-def _check_complete(x: Array, settings: dict[str, Any]) -> None:
-    if x.shape[1] < settings["draws"] or np.isnan(x).any():
-        kept = "; draws written to store= so far can be read from there" if settings["store"] is not None else ""
-        raise KeyboardInterrupt(f"sampling was interrupted{kept}")
+    check_complete(y, settings)
+    return _kept(model, joint.natural(y), statistics(trace["sample_stats"]))
 
 
 def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
@@ -182,94 +204,17 @@ def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
         x = direct.sampling_start()
         log_posterior(system, layout, x, True)
     density = bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
-    return _function(direct.size, density, bounds.coordinates, bounds.start(x))
+    return compiled(direct.size, lambda: density, bounds.coordinates, bounds.start(x))
 
 
-def _function(
-    size: int, density: Callable[[Array], tuple[float, Array]], coordinates: Callable[[Array], Array], centre: Array
-) -> Any:
-    """A density with its gradient as nutpie takes it; chains start around the centre."""
-    from nutpie.compiled_pyfunc import from_pyfunc
+def _laplace(model: Model, settings: dict[str, Any], corrected: bool) -> Any:
+    """NUTS on Laplace's approximation of the parameters' posterior; effects, and both corrected, afterwards."""
+    from bayeslmm.laplace_route import laplace_draws
 
-    def make_logp() -> Callable[[Array], tuple[float, Array]]:
-        return density
-
-    def make_expand(seed1: int, seed2: int, chain: int) -> Callable[[Array], dict[str, Array]]:
-        return lambda x: {"x": coordinates(x)}
-
-    def start(seed: int) -> Array:
-        return centre + np.random.default_rng(seed).uniform(-START_WIDTH, START_WIDTH, size)
-
-    return from_pyfunc(
-        ndim=size,
-        make_logp_fn=make_logp,
-        make_expand_fn=make_expand,
-        expanded_dtypes=[np.dtype("float64")],
-        expanded_shapes=[(size,)],
-        expanded_names=["x"],
-        make_initial_point_fn=start,
-    )
-
-
-def _nutpie(compiled: Any, settings: dict[str, Any]) -> Any:
-    import nutpie
-
-    options: dict[str, Any] = {}
-    if settings["store"] is not None:
-        options["zarr_store"] = nutpie.zarr_store.LocalStore(os.fspath(settings["store"]), mkdir=True)
-    with _progress(settings) as callback:
-        return nutpie.sample(
-            compiled,
-            draws=settings["draws"],
-            tune=settings["tune"],
-            chains=settings["chains"],
-            cores=settings["cores"],
-            seed=int(settings["seed"]),
-            target_accept=settings["target_accept"],
-            save_warmup=False,
-            progress_bar=False,
-            progress_callback=callback,
-            progress_rate=100,
-            **options,
-        )
-
-
-@contextmanager
-def _progress(settings: dict[str, Any]) -> Iterator[Callable[[Any], None] | None]:
-    """A rich bar over all chains, fed by the sampler; None where no progress is wanted."""
-    if not settings["progress"]:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    total = settings["chains"] * (settings["draws"] + settings["tune"])
-    columns = (
-        TextColumn("sampling"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} draws"),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("sampling", total=total, note="")
-
-        def callback(chains: Any) -> None:
-            done = sum(chain.finished_draws for chain in chains)
-            divergent = sum(chain.divergences for chain in chains)
-            bar.update(task, completed=done, note=f"{divergent} divergences" if divergent else "")
-
-        yield callback
-        bar.update(task, completed=total)
-
-
-def _statistics(node: Any) -> dict[str, Any]:
-    """Sample statistics under ArviZ's names."""
-    names = {"logp": "lp", "depth": "tree_depth", "maxdepth_reached": "reached_max_treedepth"}
-    stats = node.to_dataset() if hasattr(node, "to_dataset") else node
-    kept = ("diverging", "energy", "n_steps", "step_size", "logp", "depth", "maxdepth_reached", "mean_tree_accept")
-    found = {names.get(n, n): stats[n].values for n in kept if n in stats and stats[n].ndim == 2}
-    if "mean_tree_accept" in found:
-        found["acceptance_rate"] = found.pop("mean_tree_accept")
-    return found
+    found = laplace_draws(model, settings, corrected)
+    tree = _kept(model, found.variables, found.statistics, "laplace")
+    tree.attrs.update(found.attrs)
+    return tree
 
 
 def _hierarchical(model: Model, parametrisation: Any, settings: dict[str, Any]) -> Any:
@@ -277,16 +222,16 @@ def _hierarchical(model: Model, parametrisation: Any, settings: dict[str, Any]) 
 
     trace = _pymc(build(model, parametrisation), settings)
     draws = {str(name): np.asarray(values.values) for name, values in trace["posterior"].data_vars.items()}
-    return _kept(model, draws, _statistics(trace["sample_stats"]))
+    return _kept(model, draws, statistics(trace["sample_stats"]))
 
 
-def _kept(model: Model, draws: Mapping[str, Array], statistics: dict[str, Any]) -> Any:
+def _kept(model: Model, draws: Mapping[str, Array], stats: dict[str, Any], route: str = "hierarchical") -> Any:
     """Draws of the hierarchical route's variables → the DataTree."""
     effects = {group: draws[f"ranef_{group}"] for group in model.groups}
-    tree = posterior_tree(model, draws, effects, {}, statistics)
+    tree = posterior_tree(model, draws, effects, {}, stats)
     sizes = tree["posterior"].sizes
     if sizes["chain"] * sizes["draw"] * model.design.nobs <= MOST_LOG_LIKELIHOOD:
-        Posterior(model, tree, "hierarchical").store_log_likelihood()
+        Posterior(model, tree, route).store_log_likelihood()
     return tree
 
 
@@ -296,7 +241,7 @@ def _through_graph(model: Model, settings: dict[str, Any]) -> Any:
 
     trace = _pymc(build(model), settings)
     draws = {name: np.asarray(values.values) for name, values in trace["posterior"].data_vars.items()}
-    return restore_tree(model, draws, _statistics(trace["sample_stats"]), settings)
+    return restore_tree(model, draws, statistics(trace["sample_stats"]), settings)
 
 
 def _pymc(graph: Any, settings: dict[str, Any]) -> Any:
@@ -349,10 +294,10 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     """
     node = data["posterior"]
     draws = {str(name): np.asarray(v.transpose("chain", "draw", ...).values) for name, v in node.data_vars.items()}
-    statistics = _statistics(data["sample_stats"]) if "sample_stats" in data.children else {}
+    stats = statistics(data["sample_stats"]) if "sample_stats" in data.children else {}
     settings = {"seed": seed, "cores": cores or os.cpu_count() or 1}
     if set(draws) == {"x"}:
-        return _named(model, assemble(model, Direct(model), draws["x"], statistics, settings), "marginal", seed)
+        return _named(model, assemble(model, Direct(model), draws["x"], stats, settings), "marginal", seed)
     effects = [f"ranef_{group}" for group in model.groups]
     fixed = ["fixef"] if model.X.shape[1] else []
     hierarchical = all(name in draws for name in [*effects, *fixed])
@@ -365,8 +310,8 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     if absent:
         raise MethodError(f"the posterior has no variable {absent[0]!r}; its variables are {', '.join(draws)}")
     if not hierarchical:
-        return _named(model, restore_tree(model, draws, statistics, settings), "marginal", seed)
-    return _named(model, _kept(model, draws, statistics), "hierarchical", seed)
+        return _named(model, restore_tree(model, draws, stats, settings), "marginal", seed)
+    return _named(model, _kept(model, draws, stats), "hierarchical", seed)
 
 
 def _named(model: Model, tree: Any, route: str, seed: int) -> Posterior:

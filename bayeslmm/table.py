@@ -300,7 +300,12 @@ def _zeros_of_term(group: str, effects: Sequence[str], lam: Array) -> list[str]:
 def posterior_page(post: Posterior) -> Page:
     """What the summary of a posterior says."""
     shape = post.data["posterior"].sizes
-    how = "random effects integrated out" if post.route == "marginal" else "every random effect sampled"
+    how = {
+        "marginal": "random effects integrated out",
+        "hierarchical": "every random effect sampled",
+        "laplace": "random effects integrated out by Laplace's approximation, "
+        + ("corrected by importance weights" if post.data.attrs.get("corrected") else "not corrected"),
+    }[post.route]
     general = post.model.family != "gaussian"
     family = [f"Family: {post.model.family} ({post.model.link} link)"] if general else []
     lines = (*model_lines(post.model), *family, f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
