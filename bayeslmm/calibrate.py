@@ -16,8 +16,8 @@ from bayeslmm.errors import BayesLMMError, MethodError
 from bayeslmm.estimates import parameter_names, posterior_draws
 from bayeslmm.model import Model
 from bayeslmm.powerscale import collapsed_loglik
-from bayeslmm.refits import Refits, bar, entropy_of, failure_notes
-from bayeslmm.sample import sample
+from bayeslmm.refits import Redrawn, Refits, bar, entropy_of, failure_notes
+from bayeslmm.sample import Route, sample
 from bayeslmm.simulate import simulate
 from bayeslmm.table import Page, frame_table
 from bayeslmm.truths import blocks, prior_draws
@@ -78,6 +78,8 @@ class Calibration:
         Simulations without a posterior, and why.
     seed : int
         With which the same ranks come again.
+    uncorrected : int
+        Posteriors of the Laplace route that were to be corrected and could not be.
     """
 
     model: Model
@@ -90,6 +92,7 @@ class Calibration:
     divergences: NDArray[np.int64]
     failures: tuple[tuple[int, str], ...]
     seed: int
+    uncorrected: int = 0
 
     @property
     def nsim(self) -> int:
@@ -157,6 +160,10 @@ class Calibration:
         notes = [self.verdict, *failure_notes(self.failures, self.nsim + len(self.failures))]
         divergent = int((self.divergences > 0).sum())
         notes += [f"{divergent} of {self.nsim} posteriors had divergent transitions."] if divergent else []
+        if self.uncorrected:
+            notes.append(
+                f"{self.uncorrected} of {self.nsim} posteriors stayed Laplace's approximation: Pareto k is too high."
+            )
         slow = self.ess.columns[self.ess.median() < self.kept]
         if len(slow):
             notes.append(
@@ -195,14 +202,16 @@ def calibrate(
     seed: Any,
     simulator: Simulator | None = None,
     progress: bool = True,
+    route: Route = "auto",
+    corrected: bool = True,
 ) -> Calibration:
     """Check by simulation that the posteriors of a model are calibrated (Talts et al. 2018; Modrák et al. 2023).
 
     Each simulation draws the parameters from the priors and a response given them on the model's design, samples the
     posterior, and takes the rank of each true value among 99 of its draws, evenly spaced. If the simulator, the model
-    and the sampler agree, ranks are uniform. The log-likelihood, random effects integrated out, is ranked as well: it
-    sees errors that each parameter by itself does not. The ranks' ECDF is compared with a simultaneous band
-    (Säilynoja, Bürkner & Vehtari 2022).
+    and the sampler agree, ranks are uniform. The log-likelihood, random effects integrated out (by Laplace's approximation if
+    the response is not Gaussian), is ranked as well: it sees errors that each parameter by itself does not. The ranks' ECDF is
+    compared with a simultaneous band (Säilynoja, Bürkner & Vehtari 2022).
 
     Parameters
     ----------
@@ -216,9 +225,11 @@ def calibrate(
         The same seed gives the same ranks.
     simulator : callable, optional
         ``(parameters, rng) → y`` (n,), in place of the model's own: ``parameters`` holds ``"fixef"``, ``"sd_g"``,
-        ``"corr_g"``, ``"sigma"``. What a wrong model does to its posteriors.
+        ``"corr_g"``, ``"sigma"`` (or another dispersion). What a wrong model does to its posteriors.
     progress : bool
         Whether to show a progress bar.
+    route, corrected
+        As `sample` takes them: which sampler is checked.
 
     Returns
     -------
@@ -245,13 +256,14 @@ def calibrate(
     entropy = entropy_of(seed)
     truths = prior_draws(model, nsim, np.random.default_rng([entropy, 0]))
     prior_variance = prior_draws(model, PRIOR_DRAWS, np.random.default_rng([entropy, 1])).var(axis=0)
-    refits, found, failures = Refits(model), [], []
+    again = Refits(model).model if model.family == "gaussian" else Redrawn(model).model
+    found, failures, options = [], [], {"draws": draws, "tune": tune, "route": route, "corrected": corrected}
     with bar(progress, nsim, "calibration") as advance:
         for i, truth in enumerate(truths):
             rng = np.random.default_rng([entropy, 2, i])
             try:
                 y = _response(model, truth, simulator, rng)
-                found.append(_ranked(refits.model(y), truth, draws, tune, rng))
+                found.append(_ranked(again(y), truth, options, rng))
             except (BayesLMMError, np.linalg.LinAlgError) as error:
                 failures.append((i, f"{type(error).__name__}: {error}"))
             advance(1)
@@ -273,6 +285,7 @@ def calibrate(
         divergences=np.array([one.divergences for one in found]),
         failures=tuple(failures),
         seed=entropy,
+        uncorrected=sum(one.uncorrected for one in found),
     )
 
 
@@ -286,7 +299,14 @@ def _check(model: Any, nsim: Any, draws: Any, tune: Any) -> None:
 
 def _response(model: Model, truth: Array, simulator: Simulator | None, rng: np.random.Generator) -> Array:
     if simulator is None:
-        return simulate(model, seed=rng, parameters=blocks(model, truth)).to_numpy()[:, 0]
+        try:
+            return simulate(model, seed=rng, parameters=blocks(model, truth)).to_numpy()[:, 0]
+        except BayesLMMError:
+            raise
+        except ValueError as error:  # NumPy's, of a mean that no count can have
+            raise MethodError(
+                f"no response can be drawn at parameters that the priors allow ({error}): tighten them"
+            ) from error
     y = np.asarray(simulator(blocks(model, truth), rng), float)
     if y.shape != (model.design.nobs,) or not np.isfinite(y).all():
         raise MethodError(f"the simulator gave shape {y.shape}; it gives {model.design.nobs} finite numbers")
@@ -302,14 +322,15 @@ class Ranked(NamedTuple):
     ess: Array
     truth: Array
     divergences: int
+    uncorrected: bool
 
 
-def _ranked(model: Model, truth: Array, draws: int, tune: int, rng: np.random.Generator) -> Ranked:
+def _ranked(model: Model, truth: Array, options: dict[str, Any], rng: np.random.Generator) -> Ranked:
     from arviz_stats.base.array import array_stats
 
     seed = int(rng.integers(2**32))
-    post = sample(model, draws=draws, tune=tune, chains=1, cores=1, seed=seed, progress=False)
-    values = posterior_draws(post)[0]
+    post = sample(model, chains=1, cores=1, seed=seed, progress=False, **options)
+    values, draws = posterior_draws(post)[0], int(options["draws"])
     at = np.linspace(0, len(values) - 1, min(KEPT, draws)).round().astype(int)
     likelihood = collapsed_loglik(model, np.vstack([truth, values[at]]))
     thinned = np.column_stack([values[at], likelihood[1:]])
@@ -321,12 +342,15 @@ def _ranked(model: Model, truth: Array, draws: int, tune: int, rng: np.random.Ge
     spread = np.sqrt(np.append(variance, likelihood[1:].var(ddof=1)))
     ess = [float(array_stats.ess(column[None, :], method="bulk")) for column in values.T]
     ess.append(float(array_stats.ess(likelihood[None, 1:], method="bulk")) * draws / len(at))
-    return Ranked(ranks, (centre - own) / spread, variance, np.array(ess), own, _divergences(post))
+    return Ranked(ranks, (centre - own) / spread, variance, np.array(ess), own, _divergences(post), _left(post))
+
+
+def _left(post: Any) -> bool:
+    return bool(post.data.attrs.get("correction_wanted", 0) and not post.data.attrs["corrected"])
 
 
 def _divergences(post: Any) -> int:
-    stats_ = post.data["sample_stats"]
-    return int(np.asarray(stats_["diverging"].values).sum()) if "diverging" in stats_.data_vars else 0
+    return int(np.asarray(post.data["sample_stats"]["diverging"].values).sum())
 
 
 def _positions(kept: int) -> Array:

@@ -108,7 +108,7 @@ def mixed_draws(model: Model, parameters: Mapping[str, Any], nsim: int, rng: np.
 
 
 def blocks(model: Model, values: Array) -> dict[str, Array]:
-    """Parameters (…, m) by block, ``fixef``, ``sd_g``, ``corr_g``, ``sigma``: what `simulate` takes."""
+    """Parameters (…, m) by block, ``fixef``, ``sd_g``, ``corr_g``, ``sigma`` or another dispersion: what `simulate` takes."""
     found: dict[str, Array] = {}
     at = len(model.design.fixed.names)
     if at:
@@ -118,7 +118,7 @@ def blocks(model: Model, values: Array) -> dict[str, Array]:
             if size:
                 found[block] = values[..., at : at + size]
             at += size
-    return found | {"sigma": values[..., -1]}
+    return found | ({model.dispersion: values[..., -1]} if model.dispersion else {})
 
 
 def prior_draws(model: Model, nsim: int, rng: np.random.Generator) -> Array:
@@ -164,7 +164,7 @@ def prior_draws(model: Model, nsim: int, rng: np.random.Generator) -> Array:
             lkj = priors.corr[group]
             assert lkj is not None
             parts.append(_correlations(len(term.effects), float(lkj.args["eta"]), nsim, rng))
-    parts.append(_drawn(priors.sigma, nsim, rng)[:, None])
+    parts += [] if priors.noise is None else [_drawn(priors.noise, nsim, rng)[:, None]]
     return np.concatenate(parts, axis=1)
 
 
