@@ -130,7 +130,7 @@ def weigh_draws(
         rng, a = np.random.default_rng([seed, start, 11]), own(joint)
         noise = _noise(rng, (rows.stop - start, J, K), first, Q - first, parts, particles is None)
         out[rows] = weighted_effects(
-            a.system, a.rows, a.observed, joint.layout, joint.dispersed, psi[rows], noise, parts, u[rows]
+            a.system, a.rows, a.observed, joint.layout, joint.frame, psi[rows], noise, parts, u[rows]
         )
 
     with ThreadPoolExecutor(max_workers=cores) as pool:

@@ -137,9 +137,6 @@ def _route(model: Model, route: Route) -> str:
         )
     if gaussian and route == "laplace":
         raise MethodError("the random effects of a Gaussian model integrate out exactly; use the marginal route")
-    if route == "laplace" and model.design.further:
-        what = " and ".join(model.design.further)
-        raise NotSupportedError(f"the Laplace route does not know formulas for {what}; use the hierarchical route")
     if route == "laplace" and not direct_priors(model):
         raise NotSupportedError(
             "the Laplace route needs priors with a closed form, none of them Uniform; use the hierarchical route"

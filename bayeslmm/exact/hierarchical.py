@@ -145,7 +145,7 @@ def add_row_terms(
     """Σ w ℓ and Σ w ∂ℓ/∂a of rows with dispersions and zeros of their own; fills w ∂ℓ/∂η, adds the derivatives by γ."""
     value, aux, of_aux = 0.0, 0.0, W.shape[1]
     for row in range(eta.size):
-        a, zeta = p.aux, 0.0
+        a, zeta = p.aux + d.aux_rows[row], 0.0
         for j in range(of_aux):
             a += W[row, j] * p.gamma[j]
         for j in range(Z0.shape[1]):

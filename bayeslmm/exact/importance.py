@@ -28,7 +28,7 @@ from bayeslmm.exact.compiled import kernel
 from bayeslmm.exact.densities import BINOMIAL, LOG, LOGIT, NEGATIVE_BINOMIAL, POISSON
 from bayeslmm.exact.density import Layout
 from bayeslmm.exact.factor import System, back_solve, factorise, times_lambda
-from bayeslmm.exact.hierarchical import parameters
+from bayeslmm.exact.hierarchical import Frame, parameters
 from bayeslmm.exact.laplace import Mode, Observed, at_row, curve, find_mode
 from bayeslmm.exact.rows import Rows, weigh
 
@@ -169,12 +169,22 @@ def height(d: Observed, mode: Mode, a: float) -> float:
 
 
 @kernel
+def with_formulas(d: Observed, frame: Frame, aux_rows: Array, gamma: Array) -> Observed:
+    """The rows with the log dispersions and ζ of their formulas."""
+    stop = frame.W.shape[1]
+    return Observed(
+        d.family, d.link, d.y, d.trials, d.weights, d.offset, d.X, d.zeros, aux_rows + np.dot(frame.W, gamma[:stop]),
+        np.dot(frame.Z0, gamma[stop:]),
+    )  # fmt: skip
+
+
+@kernel
 def weighted_effects(
     s: System,
     rows: Rows,
     d: Observed,
     layout: Layout,
-    dispersed: bool,
+    frame: Frame,
     psi: Array,
     noise: Noise,
     parts: Parts,
@@ -182,11 +192,13 @@ def weighted_effects(
 ) -> Array:
     """log(p(y | ψ) / exp L(ψ)) estimated at draws of ψ (m, …); fills effects u (m, Q) given each; −inf without a mode."""
     Q, J, K = s.B.shape[0], noise.inner.shape[1], noise.inner.shape[3]
-    first = noise.inner.shape[2]
+    first, aux_rows = noise.inner.shape[2], d.aux_rows
     found, start = np.empty(psi.shape[0]), np.zeros((Q, 1))
     z, kept, totals = np.empty((Q, K)), np.empty((J, Q)), np.empty((J, parts.size))
     for m in range(psi.shape[0]):
-        p = parameters(layout, s.lam_at[-1], dispersed, psi[m])
+        p = parameters(layout, s.lam_at[-1], frame.dispersed, psi[m])
+        if p.gamma.size:
+            d = with_formulas(d, frame, aux_rows, p.gamma)
         mode = find_mode(s, rows, d, p.lam, p.beta, p.aux, start, False)
         if not mode.converged:
             mode = find_mode(s, rows, d, p.lam, p.beta, p.aux, np.zeros((Q, 1)), False)
