@@ -175,8 +175,8 @@ def loo(
     effects : {"integrated", "conditional"}, optional
         Rows only: whether β and the random effects are integrated out of the weights; by default where they can be.
     moment_match : bool
-        Rows only: whether to move the draws, where a Pareto shape is too high, to where they would be without the row
-        (Paananen, Piironen, Bürkner & Vehtari 2021): seconds a row, where sampling again is minutes.
+        Whether to move the draws, where a Pareto shape is too high, to where they would be without the row or group
+        (Paananen, Piironen, Bürkner & Vehtari 2021): seconds for each, where sampling again is minutes.
     refit : bool
         Whether to sample again, same priors, without each row or group whose Pareto shape is too high.
     progress : bool
@@ -207,7 +207,7 @@ def loo(
     pointwise = pd.DataFrame({"elpd": elpd, "k": k, "p": found.full - elpd}, index=index)
     notes = [found.note] if found.note else []
     if moment_match:
-        notes += _match(posterior, found, pointwise, limit, progress)
+        notes += _match(posterior, by, found, pointwise, limit, progress)
     high = np.flatnonzero(pointwise["k"] > limit)
     if refit and len(high):
         again, failed = resampled(posterior, by, effects, high, progress)
@@ -240,21 +240,22 @@ def _check(posterior: Any, by: str | None, effects: str | None, moment_match: bo
         raise MethodError(f"loo smooths the tail of at least {FEWEST_DRAWS} draws; this posterior has fewer")
     if by is not None and by not in model.groups:
         raise MethodError(f"by={by!r} is no grouping factor of the model; it has {', '.join(model.groups) or 'none'}")
-    if moment_match and (by is not None or (gaussian and effects == "conditional")):
-        what = f"by={by!r}" if by is not None else 'effects="conditional" of a Gaussian model'
-        raise MethodError(f"moment_match=True moves draws for rows, not for {what}; use refit=True")
-    if effects is None:
-        return "integrated" if gaussian else "conditional"
-    return "integrated" if effects == "integrated" else "conditional"
+    if moment_match and gaussian and by is None and effects == "conditional":
+        raise MethodError(
+            'moment_match=True of a Gaussian model needs effects="integrated", which has lighter weights too'
+        )
+    return "integrated" if effects == "integrated" or (gaussian and effects is None) else "conditional"
 
 
-def _match(posterior: Posterior, found: Densities, pointwise: pd.DataFrame, limit: float, progress: bool) -> list[str]:
-    """Move the draws of the rows whose Pareto shape is too high; fills `pointwise`, says what came of it."""
+def _match(
+    posterior: Posterior, by: str | None, found: Densities, pointwise: pd.DataFrame, limit: float, progress: bool
+) -> list[str]:
+    """Move the draws where the Pareto shape is too high; fills `pointwise`, says what came of it."""
     pointwise["k_before"] = pointwise["k"]
     high = np.flatnonzero(pointwise["k"] > limit)
     if not len(high):
         return []
-    moved = moment_matched(posterior, found, high, limit, progress)
+    moved = moment_matched(posterior, by, found, high, limit, progress)
     done = [i for i, there in moved.items() if there.k < pointwise["k"].iloc[i]]
     if not done:
         return ["Moving the draws lowered no Pareto k."]
@@ -263,7 +264,8 @@ def _match(posterior: Posterior, found: Densities, pointwise: pd.DataFrame, limi
     pointwise.iloc[done, 1] = [moved[i].k for i in done]
     pointwise["p"] = found.full - pointwise["elpd"]
     after = pointwise["k"].iloc[done]
-    said = f"Draws were moved for {len(done)} of {len(pointwise)} rows ({_named(pointwise.index[done])}): Pareto k was up to"
+    what = "rows" if by is None else f"levels of {by}"
+    said = f"Draws were moved for {len(done)} of {len(pointwise)} {what} ({_named(pointwise.index[done])}): Pareto k was up to"
     return [f"{said} {before.max():.2f}, and is up to {after.max():.2f}."]
 
 
@@ -279,12 +281,12 @@ def _advice(result: Loo, effects: Effects, matched: bool) -> list[str]:
         return []
     what = "rows" if result.by is None else f"levels of {result.by}"
     said = f"Pareto k is above {result.k_limit:.2f} for {len(high)} of {len(result.pointwise)} {what} ({_named(high.index)}):"
-    if result.by is not None or matched:
-        by = "" if result.by is None else f", by={result.by!r}"
+    by = "" if result.by is None else f", by={result.by!r}"
+    if matched:
         return [
             f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each of them."
         ]
-    if effects == "conditional" and result.model.family == "gaussian":
+    if effects == "conditional" and result.model.family == "gaussian" and not by:
         return [f'{said} elpd is too high there. effects="integrated" takes β and u out of the weights.']
     move = (
         "bl.loo(posterior, moment_match=True) moves the draws to where they would be without each of them, refit=True "

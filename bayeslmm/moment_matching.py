@@ -1,10 +1,11 @@
-"""Leave-one-out densities of rows whose importance weights fail, by moving the draws to where they would be without the row.
+"""Leave-one-out densities where importance weights fail, by moving the draws to where they would be without the row or group.
 
 The draws are shifted to their weighted mean, then scaled to their weighted variances and covariances, as long as the Pareto
 shape falls; half of them are moved, and both halves weighted as draws of a mixture (Paananen, Piironen, Bürkner & Vehtari
 2021, Statistics and Computing 31, 16). ArviZ does this; here are the density it needs and the coordinates to move in.
 
-A Gaussian model moves (sd, correlations, σ), and β where it is not integrated out. Of another family move the parameters ψ
+A Gaussian model moves (sd, correlations, σ), and β where it is not integrated out; for a group β too, given which the groups
+are independent. Of another family move the parameters ψ
 and the effects of the row's own levels only, in the coordinates that NUTS moves in (`joint.Joint`): there the other effects
 follow β by themselves, and are not moved by the noise of their weighted means.
 """
@@ -21,12 +22,16 @@ from numpy.typing import NDArray
 from bayeslmm.covariance import partial_correlations
 from bayeslmm.direct import Direct
 from bayeslmm.errors import MethodError
+from bayeslmm.exact.density import lam_of
+from bayeslmm.exact.density import natural as natural_at
+from bayeslmm.exact.gaussian import INTEGRATED, level, marginal
 from bayeslmm.exact.hierarchical import add_effects, add_transposed, parameters
 from bayeslmm.joint import Joint
 from bayeslmm.leftout import Densities, RowDensity, on_rows
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.refits import bar
+from bayeslmm.restoration import group_log_likelihood
 
 Array = NDArray[np.float64]
 Index = NDArray[np.integer[Any]]
@@ -35,7 +40,7 @@ ROUND_TRIP = 1e-6
 
 
 class Moved(NamedTuple):
-    """Log predictive density of a row and the Pareto shape of the weights it rests on."""
+    """Log predictive density of a row or group and the Pareto shape of the weights it rests on."""
 
     elpd: float
     k: float
@@ -49,11 +54,11 @@ class Target(Protocol):
     def log_density(self, x: Array) -> Array:
         """Log posterior density (chains, draws) at coordinates (chains, draws, size)."""
 
-    def row(self, x: Array, i: int) -> Array:
-        """Log density (chains, draws) of a row given the coordinates (and the other rows)."""
+    def unit(self, x: Array, i: int) -> Array:
+        """Log density (chains, draws) of a row, or a group, given the coordinates (and the other rows)."""
 
     def moving(self, i: int) -> Index:
-        """The coordinates to move for a row."""
+        """The coordinates to move for it."""
 
 
 class Collapsed:
@@ -74,9 +79,63 @@ class Collapsed:
         """Log posterior density."""
         return _each(lambda one: self.direct.log_density(one)[0], x)
 
-    def row(self, x: Array, i: int) -> Array:
+    def unit(self, x: Array, i: int) -> Array:
         """Log density of a row given the others."""
         return _each(lambda one: float(self.density(one)[0][i]), x)
+
+    def moving(self, i: int) -> Index:
+        """All of them."""
+        return np.arange(self.x.shape[-1])
+
+
+class Grouped:
+    """A Gaussian posterior of (β, sd, correlations, σ), effects integrated out: what groups are independent given.
+
+    Parameters
+    ----------
+    posterior : Posterior
+    draws : int
+        Of each chain; others are thinned out.
+    """
+
+    def __init__(self, posterior: Posterior, draws: int) -> None:
+        self.model, self.direct, natural = posterior.model, Direct(posterior.model), _natural(posterior, draws)
+        self.x = self.direct.coordinates_of(natural)
+        if self.direct.gaussian:
+            products = self.model.products
+            scaled = (natural["fixef"] - products.beta_ols) @ products.R.T / products.y_scale
+            self.x = np.concatenate([self.x, scaled], axis=-1)
+
+    def log_density(self, x: Array) -> Array:
+        """Log posterior density."""
+        return _each(self._log_density, x)
+
+    def _log_density(self, x: Array) -> float:
+        direct = self.direct
+        value = direct.log_density(x[: direct.size])[0]
+        if not direct.gaussian or len(x) == direct.size:
+            return value
+        layout, system = direct.layout, direct.system
+        at = natural_at(layout, x[: direct.size])
+        where = marginal(system, lam_of(layout, at, int(system.lam_at[-1]) if len(system.lam_at) else 0))
+        found = level(where.S, where.logdet, layout.nobs, at.sigma / layout.y_scale, layout.T, layout.t, INTEGRATED)
+        beyond = found.P.T @ (x[direct.size :] - found.beta)
+        return float(value + np.log(np.diag(found.P)).sum() - 0.5 * beyond @ beyond)
+
+    def unit(self, x: Array, i: int) -> Array:
+        """Log density of a group's rows."""
+        direct, model, products = self.direct, self.model, self.model.products
+        sigma_at = direct.n_sd + direct.n_corr
+        natural, at = {"sigma": np.exp(x[..., sigma_at])}, 0
+        for group in model.groups:
+            k = len(model.effects(group))
+            natural[f"sd_{group}"], at = np.exp(x[..., at : at + k]), at + k
+            if model.pairs(group):
+                natural[f"corr_{group}"] = np.concatenate(direct.correlations(x, group), axis=-1)
+        back = np.linalg.inv(products.R).T * products.y_scale
+        natural["fixef"] = products.beta_ols + x[..., sigma_at + 1 :] @ back
+        tree = posterior_tree(model, natural, {}, {}, {"energy": natural["sigma"]})
+        return np.asarray(group_log_likelihood(Posterior(model, tree, "marginal")).values)[..., i]
 
     def moving(self, i: int) -> Index:
         """All of them."""
@@ -112,7 +171,7 @@ class Whole:
         """Log posterior density."""
         return _each(lambda one: self.joint.log_density(one)[0], x)
 
-    def row(self, x: Array, i: int) -> Array:
+    def unit(self, x: Array, i: int) -> Array:
         """Log density of a row given parameters and effects."""
         model = self.joint.model
         only = on_rows(model, np.arange(model.design.nobs) == i)
@@ -205,18 +264,26 @@ def _standard(joint: Joint, psi: Array, u: Array) -> Array:
     return z
 
 
+def _target(posterior: Posterior, by: str | None, draws: int) -> Target:
+    if by is not None:
+        return Grouped(posterior, draws)
+    return Collapsed(posterior, draws) if posterior.model.family == "gaussian" else Whole(posterior, draws)
+
+
 def moment_matched(
-    posterior: Posterior, found: Densities, units: Index, limit: float, progress: bool
+    posterior: Posterior, by: str | None, found: Densities, units: Index, limit: float, progress: bool
 ) -> dict[int, Moved]:
-    """Move the draws for some rows.
+    """Move the draws for some rows or groups.
 
     Parameters
     ----------
     posterior : Posterior
+    by : str or None
+        The outermost group, or None for rows.
     found : Densities
-        Of its rows.
+        Of its rows or groups.
     units : ndarray of int
-        The rows.
+        Which of them.
     limit : float
         Pareto shape at which to stop.
     progress : bool
@@ -232,7 +299,7 @@ def moment_matched(
     """
     draws = found.values.shape[1]
     try:
-        target: Target = (Collapsed if posterior.model.family == "gaussian" else Whole)(posterior, draws)
+        target = _target(posterior, by, draws)
     except MethodError as error:
         raise MethodError(f"moment_match=True: {error}; refit=True samples again") from error
     moved = {}
@@ -244,7 +311,7 @@ def moment_matched(
 
 
 def _moved(posterior: Posterior, target: Target, values: Array, i: int, limit: float) -> Moved:
-    """ArviZ's moment matching of one row."""
+    """ArviZ's moment matching of one row or group."""
     import arviz_stats
 
     which, dims = target.moving(i), ("chain", "draw")
@@ -265,7 +332,7 @@ def _moved(posterior: Posterior, target: Target, values: Array, i: int, limit: f
             tree,
             arviz_stats.loo(tree, pointwise=True),
             lambda own: xr.DataArray(target.log_density(full(own)), dims=dims, coords=where),
-            lambda own, _: xr.DataArray(target.row(full(own), i), dims=dims, coords=where),
+            lambda own, _: xr.DataArray(target.unit(full(own), i), dims=dims, coords=where),
             upars=xr.DataArray(target.x[..., which], dims=(*dims, "coordinate"), coords=where),
             k_threshold=limit,
             pointwise=True,
