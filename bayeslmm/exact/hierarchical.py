@@ -22,7 +22,7 @@ from bayeslmm.exact.logpdf import logpdf
 from bayeslmm.exact.maps import Found, Maps, backward_factor, forward_factor
 from bayeslmm.exact.rows import Rows
 from bayeslmm.exact.special import digamma
-from bayeslmm.exact.zeros import zeroed
+from bayeslmm.exact.zeros import zeroed_slopes
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -150,15 +150,15 @@ def add_row_terms(
             a += W[row, j] * p.gamma[j]
         for j in range(Z0.shape[1]):
             zeta += Z0[row, j] * p.gamma[of_aux + j]
-        at = zeroed(d.zeros, d.family, d.link, d.y[row], d.trials[row], eta[row], a, zeta)
+        at = zeroed_slopes(d.zeros, d.family, d.link, d.y[row], d.trials[row], eta[row], a, zeta)
         w = d.weights[row]
-        value += w * at.density.value
-        first[row] = w * at.density.first
+        value += w * at.value
+        first[row] = w * at.first
         for j in range(of_aux):
-            gamma_bar[j] += w * at.density.value_aux * W[row, j]
+            gamma_bar[j] += w * at.value_aux * W[row, j]
         for j in range(Z0.shape[1]):
             gamma_bar[of_aux + j] += w * at.value_zero * Z0[row, j]
-        aux += w * at.density.value_aux
+        aux += w * at.value_aux
     return value, aux
 
 

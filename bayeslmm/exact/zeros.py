@@ -11,15 +11,25 @@ Of a response of kind OTHER, ζ is another parameter: log ν of a t response, th
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.exact.compiled import kernel
-from bayeslmm.exact.densities import IDENTITY, STUDENT_T, Density, density
+from bayeslmm.exact.densities import (
+    IDENTITY,
+    LINEAR_NEGATIVE_BINOMIAL,
+    LOG,
+    NEGATIVE_BINOMIAL,
+    POISSON,
+    STUDENT_T,
+    Density,
+    density,
+)
 from bayeslmm.exact.densities import Zeroed as Zeroed
 from bayeslmm.exact.ordinal import category
-from bayeslmm.exact.special import log_one_plus_exp
+from bayeslmm.exact.special import digamma, log_one_plus_exp
 from bayeslmm.exact.student import student_t
 
 Array = NDArray[np.float64]
@@ -99,6 +109,70 @@ def zeroed(kind: int, family: int, link: int, y: float, trials: float, eta: floa
         at.first_aux, at.second_aux,
     )  # fmt: skip
     return Zeroed(kept, -share, 0.0, 0.0, math.nan)
+
+
+class Slopes(NamedTuple):
+    """ℓ and its first derivatives, in η, a and ζ."""
+
+    value: float
+    first: float
+    value_aux: float
+    value_zero: float
+
+
+@kernel
+def plain_slopes(family: int, link: int, y: float, trials: float, eta: float, a: float) -> Slopes:
+    """As `density`, without the higher derivatives of counts, whose polygammas are most of its cost."""
+    if link == LOG and family == POISSON:
+        mu = math.exp(eta)
+        return Slopes((y * eta - math.lgamma(y + 1.0) if y > 0.0 else 0.0) - mu, y - mu, 0.0, 0.0)
+    if link == LOG and family == NEGATIVE_BINOMIAL:
+        mu, alpha = math.exp(eta), math.exp(a)
+        excess, s = math.log1p(mu / alpha), mu + alpha
+        value, slope = -(y + alpha) * excess, (mu - y) / s - excess
+        if y > 0.0:
+            value += math.lgamma(y + alpha) - math.lgamma(alpha) - math.lgamma(y + 1.0) + y * (eta - a)
+            slope += digamma(y + alpha) - digamma(alpha)
+        return Slopes(value, alpha * (y - mu) / s, alpha * slope, 0.0)
+    if link == LOG and family == LINEAR_NEGATIVE_BINOMIAL:
+        mu, phi = math.exp(eta), math.exp(a)
+        r, log_one = mu / phi, math.log1p(phi)
+        value, slope = -(r + y) * log_one, -log_one
+        if y > 0.0:
+            value += math.lgamma(y + r) - math.lgamma(r) - math.lgamma(y + 1.0) + y * a
+            slope += digamma(y + r) - digamma(r)
+        return Slopes(value, r * slope, (y - mu) / (1.0 + phi) - r * slope, 0.0)
+    at = density(family, link, y, trials, eta, a)
+    return Slopes(at.value, at.first, at.value_aux, 0.0)
+
+
+@kernel
+def zeroed_slopes(
+    kind: int, family: int, link: int, y: float, trials: float, eta: float, a: float, zeta: float
+) -> Slopes:
+    """As `zeroed`, up to first derivatives."""
+    if kind == NONE:
+        return plain_slopes(family, link, y, trials, eta, a)
+    if kind == OTHER:
+        whole = zeroed(kind, family, link, y, trials, eta, a, zeta)
+        return Slopes(whole.density.value, whole.density.first, whole.density.value_aux, whole.value_zero)
+    share = 1.0 / (1.0 + math.exp(-zeta))
+    if y == 0.0 and kind == INFLATED:
+        at = plain_slopes(family, link, 0.0, trials, eta, a)
+        lift = at.value - zeta
+        s = 1.0 / (1.0 + math.exp(-lift))
+        value = log_one_plus_exp(lift) + zeta - log_one_plus_exp(zeta)
+        return Slopes(value, s * at.first, s * at.value_aux, 1.0 - s - share)
+    if y == 0.0:
+        return Slopes(-log_one_plus_exp(-zeta), 0.0, 0.0, 1.0 - share)
+    at = plain_slopes(family, link, y, trials, eta, a)
+    value, first, aux = at.value - log_one_plus_exp(zeta), at.first, at.value_aux
+    if kind == HURDLE:
+        zero = plain_slopes(family, link, 0.0, trials, eta, a)
+        q = 1.0 / math.expm1(-zero.value)
+        value -= math.log(-math.expm1(zero.value))
+        first, aux = first + q * zero.first, aux + q * zero.value_aux
+    return Slopes(value, first, aux, -share)
 
 
 @kernel
