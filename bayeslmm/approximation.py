@@ -213,12 +213,22 @@ def start_at(model: Model) -> Array:
 def working(model: Model) -> tuple[Array, Array]:
     """Working residuals (y − μ)/μ' of the fit without effects, and their weights μ'²/Var(y)."""
     design, family, link = model.design, family_of(model.family), LINKS[model.link]
+    if family.ordered:
+        return _working_categories(model)
     at = without_effects(model, 50)
     mu, slope = means(link, at.eta), mean_slopes(link, at.eta)
     trials = np.ones(design.nobs) if design.trials is None else design.trials
     prior = 1.0 if design.weights is None else design.weights
     weights = prior * slope**2 / family.variance(mu, float(np.exp(at.aux)), trials)
     return (design.y / trials - mu) / slope, weights
+
+
+def _working_categories(model: Model) -> tuple[Array, Array]:
+    """Newton's step −ℓ'/ℓ'' of each row from the start of a search, and −ℓ''."""
+    own = Laplace(model)
+    point = Point(model.theta_start, np.zeros(own.p), 0.0, own.further_start(0.0)[0])
+    at = curve(own.rows_at(point), own.observed.offset, 0.0, False)
+    return at.first / at.observed, at.observed
 
 
 def without_effects(model: Model, most: int) -> Start:

@@ -15,7 +15,7 @@ def terms_by_group(terms: Sequence[RandomTerm]) -> dict[str, tuple[RandomTerm, .
 
 
 def coordinates(design: Any) -> dict[str, Any]:
-    """Coordinates of a model's posterior: ``coefficient``, ``obs``, and for each group its levels, effects and pairs.
+    """Coordinates of a model's posterior: ``coefficient``, ``obs``, ``threshold``, and by group levels, effects and pairs.
 
     With formulas for the dispersion or for zeros also ``dispersion_coefficient`` and ``zero_coefficient``.
 
@@ -44,7 +44,8 @@ def coordinates(design: Any) -> dict[str, Any]:
     {'coefficient': ['Intercept'], 'obs': [0, 1]}
     """
     coords: dict[str, Any] = {"coefficient": list(design.fixed.names), "obs": design.rows.tolist()}
-    coords |= {f"{name}_coefficient": list(block.names) for name, block in design.further.items()}
+    coords |= {f"{name}_coefficient": list(block.names) for name, block in design.further.items() if name != "nu"}
+    coords |= {"threshold": list(design.thresholds)} if design.thresholds else {}
     for group, terms in terms_by_group(design.random).items():
         pairs = [f"{term.effects[i]}, {term.effects[j]}" for term in terms for i, j in term.covariance.pairs]
         own = {group: list(terms[0].levels), f"{group}_effect": [effect for term in terms for effect in term.effects]}
@@ -58,8 +59,8 @@ def coordinates(design: Any) -> dict[str, Any]:
 
 def dimensions(name: str) -> tuple[str, ...]:
     """Dimensions of a posterior variable, after chain and draw."""
-    if name == "fixef":
-        return ("coefficient",)
+    if name in ("fixef", "thresholds"):
+        return ("coefficient",) if name == "fixef" else ("threshold",)
     if name in ("dispersion", "zero"):
         return (f"{name}_coefficient",)
     kind, _, group = name.partition("_")

@@ -56,7 +56,7 @@ def to_bambi(model: Model) -> Any:
         frame[_column(model, group)] = pd.Categorical.from_codes(_codes(model, group), list(model.levels(group)))
     fixed = [model.formula.fixed, *(f"offset({text})" for text in model.formula.offsets)]
     random = [_bar(model, group, effect) for group in model.groups for effect in model.effects(group)]
-    text = f"{model.formula.response} ~ {' + '.join([*fixed, *random])}"
+    text = f"{_response(model, frame)} ~ {' + '.join([*fixed, *random])}"
     names = {"np": np, "numpy": np}
     further = _further_formulas(model)
     settings: dict[str, Any] = {"priors": _bambi_priors(model), "center_predictors": _centred(model)}
@@ -80,7 +80,7 @@ def to_bambi(model: Model) -> Any:
 def _check_expressible(model: Model) -> None:
     if "negativebinomial1" in model.family:
         raise NotSupportedError(f"Bambi has no family {model.family!r}; its negative binomial has variance μ + μ²/α")
-    if model.design.response_levels:
+    if model.design.response_levels and not model.design.ordered:
         raise NotSupportedError(
             f"Bambi may take the other level of {model.design.response!r} for 1; write the response as 0 and 1"
         )
@@ -101,6 +101,18 @@ def _check_expressible(model: Model) -> None:
         raise NotSupportedError(
             f"Bambi keeps linearly dependent columns; leave out {', '.join(model.design.fixed.dropped)}"
         )
+
+
+def _response(model: Model, frame: Any) -> str:
+    """The response as Bambi reads it; ordered categories become a column of their own where they are none."""
+    import pandas as pd
+
+    if not model.design.ordered:
+        return model.formula.response
+    name = model.formula.response.strip("`") if model.formula.response.strip("`") in frame else "response__category"
+    codes = model.design.y.astype(int)
+    frame[name] = pd.Categorical.from_codes(codes, list(model.design.response_levels), ordered=True)
+    return name
 
 
 def _column(model: Model, group: str) -> str:
@@ -133,6 +145,8 @@ def _bambi_priors(model: Model) -> dict[str, Any]:
 
     noise = model.priors.noise
     priors: dict[str, Any] = {} if noise is None else {str(model.dispersion): same(noise)}
+    priors |= {"nu": same(model.priors.second["nu"])} if "nu" in model.priors.second else {}
+    priors |= {"threshold": _ordered(list(model.priors.second.values()))} if model.design.ordered else {}
     priors |= _by_term(model.design.fixed.names, model.priors.fixef)
     formulas = _further_formulas(model)
     for kind, block in model.priors.further.items():
@@ -222,6 +236,15 @@ def _by_term(names: Sequence[str], priors: Sequence[Prior]) -> dict[str, Any]:
         name: bambi.Prior(own[0].name, **own[0].args) if len(own) == 1 else _stacked(name, own)
         for name, own in terms.items()
     }
+
+
+def _ordered(priors: list[Prior]) -> Any:
+    """Bambi's prior of the thresholds: theirs, on the set where they increase."""
+    import pymc as pm
+
+    prior = _stacked("thresholds", priors)
+    prior.args["transform"] = pm.distributions.transforms.ordered
+    return prior
 
 
 def _stacked(name: str, priors: list[Prior]) -> Any:

@@ -50,8 +50,9 @@ class Model:
     priors : mapping or "flat", optional
         Keys are coefficient names, ``"fixef"``, ``"sd_Subject"``, ``"sd_Subject[Days]"``, ``"corr_Subject"``, ``"sigma"``.
         What is not given has Bambi's default scale. Of another family its dispersion stands in place of ``"sigma"``:
-        ``"alpha"``, ``"lam"``, ``"kappa"``; of the formulas below ``"dispersion"``, ``"zero"`` (all coefficients of one) and
-        ``"zero[x]"``, on the log and the logit scale; a ``Beta`` prior is of the probability itself.
+        ``"alpha"``, ``"lam"``, ``"kappa"``; the t family has ``"nu"``, ordered categories ``"thresholds"`` besides; of the
+        formulas below ``"dispersion"``, ``"zero"`` (all coefficients of one) and ``"zero[x]"``, on the log and the logit
+        scale; a ``Beta`` prior is of the probability itself.
     weights, offset : str or array, optional
         Prior weights (the residual variance of row i is ``sigma**2 / w[i]``) and a known addend; column or array.
     known : mapping, optional

@@ -50,7 +50,8 @@ class Posterior(Result):
         ----------
         name : str
             ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"``, ``"ranef_Subject"`` or ``"sigma"`` (of another family its
-            dispersion, if it has one); ``"dispersion"`` and ``"zero"``, coefficients of the formulas for these.
+            dispersion, if it has one), ``"nu"``, ``"thresholds"``; ``"dispersion"`` and ``"zero"``, coefficients of the
+            formulas for these.
 
         Returns
         -------
@@ -151,6 +152,10 @@ class Posterior(Result):
         """Posterior means of the response's mean given the effects; of a binomial response the share of successes."""
         if self.model.family == "gaussian":
             return super().fitted
+        if self.model.design.ordered:
+            raise MethodError(
+                'a category has no mean; bl.predict(posterior, kind="probabilities") has its probabilities'
+            )
         total = np.zeros(self.model.design.nobs)
         for which, eta in self.predictor_draws():
             total += mean_draws(self, which, eta).sum(axis=0)
@@ -297,7 +302,8 @@ class Posterior(Result):
 def _parameters(model: Model) -> list[str]:
     """Posterior variables other than the random effects, in the order in which they are shown."""
     noise = [model.dispersion] if model.dispersion else []
-    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise, *model.design.further]
+    noise += list(dict.fromkeys(name.partition("[")[0] for name in model.priors.second))
+    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise, *model.priors.further]
 
 
 def _with_draws(dataset: xr.Dataset) -> xr.Dataset:

@@ -11,6 +11,7 @@ from bayeslmm.exact.densities import means
 from bayeslmm.exact.zeros import log_densities_of_rows
 from bayeslmm.family import LINKS, family_of
 from bayeslmm.model import Model
+from bayeslmm.thresholds import second_log_densities
 
 if TYPE_CHECKING:
     from bayeslmm.posterior import Posterior
@@ -89,6 +90,11 @@ def density_draws(post: Posterior, which: slice, eta: Array) -> Array:
     """
     design, family = post.model.design, family_of(post.model.family)
     y, n = np.asarray(design.y, float), design.nobs
+    if family.second:
+        names: list[str] = [name for name in ("nu", "thresholds") if name in post.parameters]
+        found = {name: post.draws(name)[which] for name in names}
+        values = second_log_densities(post.model.link, y, eta, np.exp(further_draws(post, "dispersion", which)), found)
+        return values if design.weights is None else values * design.weights
     trials = np.ones(n) if design.trials is None else design.trials
     a, zeta = (further_draws(post, name, which) for name in ("dispersion", "zero"))
     link, rows = LINKS[post.model.link], np.empty_like(eta)

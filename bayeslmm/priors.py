@@ -61,6 +61,8 @@ class Priors:
         formula for it.
     further : dict of str to FurtherPriors
         Of the coefficients of the formulas for ``"dispersion"`` (its log) and ``"zero"`` (its logit).
+    second : mapping
+        Of ``nu`` (t family), or of ``thresholds[low|high]`` between ordered categories.
 
     Examples
     --------
@@ -83,6 +85,7 @@ class Priors:
     chosen: frozenset[str] = field(repr=False)
     dispersion: str | None = "sigma"
     further: Mapping[str, FurtherPriors] = field(default_factory=dict)
+    second: Mapping[str, Prior] = field(default_factory=dict)
 
     @property
     def sigma(self) -> Prior:
@@ -111,6 +114,7 @@ class Priors:
         correlations = [prior for prior in self.corr.values() if prior is not None]
         return (
             all(prior.name == "Flat" for prior in coefficients)
+            and all(prior.name in ("Flat", "HalfFlat") for prior in self.second.values())
             and all(prior.name == "HalfFlat" for prior in scales)
             and all(prior.args["eta"] == 1 for prior in correlations)
         )
@@ -161,6 +165,7 @@ class Priors:
             named |= {f"sd_{group}[{name}]": prior for name, prior in zip(effects, self.sd[group], strict=True)}
         named |= {f"corr_{group}": prior for group, prior in self.corr.items() if prior is not None}
         named |= {} if self.noise is None or self.dispersion is None else {self.dispersion: self.noise}
+        named |= self.second
         return named | {name: prior for block in self.further.values() for name, prior in block.parameters().items()}
 
     def describe(self) -> list[tuple[str, str, str]]:
@@ -182,6 +187,7 @@ def _keys(
     groups: Mapping[str, Group],
     dispersion: str | None,
     further: Mapping[str, tuple[Sequence[str], Sequence[float]]],
+    second: Sequence[str],
 ) -> dict[str, tuple[str, ...]]:
     """Every valid key with the parameters it names, broad ones first; a plain name another key has means that other."""
     narrow = {f"fixef[{name}]": (f"fixef[{name}]",) for name in coefficients}
@@ -196,6 +202,8 @@ def _keys(
     for name, (columns, _) in further.items():
         broad[name] = tuple(f"{name}[{column}]" for column in columns)
         narrow |= {own: (own,) for own in broad[name]}
+    broad |= {second[0].partition("[")[0]: tuple(second)} if second else {}
+    narrow |= {name: (name,) for name in second if "[" in name}
     plain = {name: (f"fixef[{name}]",) for name in coefficients if name not in broad and name not in narrow}
     return broad | plain | narrow
 
@@ -221,7 +229,7 @@ def _placed(parameter: str, prior: Prior) -> Prior:
         raise PriorError(f"{parameter}: {prior} is a prior for correlations (key 'corr_<group>').")
     if parameter.startswith(("dispersion[", "zero[")):
         return on_the_line(parameter, prior)
-    if parameter.startswith("fixef[") or prior.nonnegative is not False:
+    if parameter.startswith(("fixef[", "thresholds[")) or prior.nonnegative is not False:
         return prior
     if prior.name == "Flat":
         return Prior("HalfFlat")
@@ -236,9 +244,8 @@ def _assigned(given: Any, keys: Mapping[str, tuple[str, ...]], groups: Mapping[s
         return {}
     if not isinstance(given, Mapping):
         raise PriorError(f"priors= takes None, 'flat', or a dict from names to priors; got {given!r}.")
-    for key in given:
-        if key not in keys:
-            raise _unknown(key, keys, groups)
+    for key in (key for key in given if key not in keys):
+        raise _unknown(key, keys, groups)
     owner: dict[str, str] = {}
     for key, parameters in keys.items():
         if key in given:
@@ -246,11 +253,8 @@ def _assigned(given: Any, keys: Mapping[str, tuple[str, ...]], groups: Mapping[s
     twice = [key for key in given if f"fixef[{key}]" in given and keys[key] == (f"fixef[{key}]",)]
     if twice:
         raise PriorError(f"{twice[0]!r} and 'fixef[{twice[0]}]' name the same coefficient: give one of them.")
-    idle = sorted(set(given) - set(owner.values()))
-    if idle:
-        raise PriorError(
-            f"The prior {idle[0]!r} applies to nothing: every parameter it names has a prior under its own key."
-        )
+    if idle := sorted(set(given) - set(owner.values())):
+        raise PriorError(f"The prior {idle[0]!r} applies to nothing: all that it names have priors of their own keys.")
     return {parameter: _placed(parameter, Prior.of(given[key])) for parameter, key in owner.items()}
 
 
@@ -274,6 +278,7 @@ def resolve(
     slopes: Sequence[float] | None = None,
     dispersion: str | None = "sigma",
     further: Mapping[str, tuple[Sequence[str], Sequence[float]]] | None = None,
+    second: Mapping[str, Prior] | None = None,
 ) -> Priors:
     """The priors of a model: the given ones, and Bambi's default scales for the others.
 
@@ -306,6 +311,8 @@ def resolve(
         Name of the family's dispersion parameter, None where it has none.
     further : mapping of str to (coefficient names, column means), optional
         Of the formulas for ``"dispersion"`` and ``"zero"``.
+    second : mapping, optional
+        Default priors of the family's other parameters.
 
     Returns
     -------
@@ -324,7 +331,7 @@ def resolve(
     >>> p.describe()[0]
     ('fixef[Intercept]', 'Normal(mu=5, sigma=10) at the predictor means', 'default')
     """
-    keys = _keys(coefficient_names, groups, dispersion, further or {})
+    keys = _keys(coefficient_names, groups, dispersion, further or {}, tuple(second or ()))
     chosen = _flat(keys) if isinstance(given, str) and given == "flat" else _assigned(given, keys, groups)
     names = [f"fixef[{name}]" for name in coefficient_names]
     scales: Sequence[float | None] = slopes or [None] * len(names)
@@ -349,14 +356,14 @@ def resolve(
             for group, (effects, sds, _) in groups.items()
         },
         corr={
-            group: chosen.get(f"corr_{group}", Prior("LKJ", eta=1)) if correlated else None
-            for group, (_, _, correlated) in groups.items()
+            g: chosen.get(f"corr_{g}", Prior("LKJ", eta=1)) if linked else None for g, (_, _, linked) in groups.items()
         },
         noise=_noise(dispersion, chosen, response_sd),
         given=frozenset({"flat"} if isinstance(given, str) else given or ()),
         chosen=frozenset(chosen),
         dispersion=dispersion,
         further={name: further_priors(name, *columns, chosen) for name, columns in (further or {}).items()},
+        second={name: chosen.get(name, prior) for name, prior in (second or {}).items()},
     )
 
 

@@ -56,7 +56,10 @@ def check_proper(model: Model) -> None:
         names = [
             n for n, prior in zip(model.priors.coefficients, model.priors.fixef, strict=True) if prior.name == "Flat"
         ]
-        _check_separated(names, X, *_ends(model))
+        if model.design.ordered:
+            X = _beside_thresholds(model, X)
+        else:
+            _check_separated(names, X, *_ends(model))
         for name, block in model.priors.further.items():
             flat = [j for j, prior in enumerate(block.priors) if prior.name == "Flat"]
             own = [f"{name}[{block.coefficients[j]}]" for j in flat]
@@ -88,11 +91,17 @@ def _check_noise(model: Model) -> None:
             f"a flat prior on {model.dispersion} is improper: as it grows the likelihood of the {model.family} family goes to "
             f"a constant. {ADVICE}"
         )
+    if "nu" in model.priors.second and model.priors.second["nu"].name == "HalfFlat":
+        raise ImproperPosteriorError(
+            f"a flat prior on nu is improper: as it grows the likelihood goes to that of normal responses. {ADVICE}"
+        )
 
 
 def _ends(model: Model) -> tuple[Which, Which]:
     """Rows whose likelihood stays as η goes to −∞, and to +∞; none for families of continuous responses."""
     y, trials, family = model.design.y, model.design.trials, family_of(model.family)
+    if model.design.ordered:
+        return y == 0, y == y.max()
     counts = family.plain in ("poisson", "negativebinomial", "negativebinomial1") and model.link == "log"
     shares = family.plain in ("bernoulli", "binomial", "betabinomial")
     most = np.ones_like(y) if trials is None else trials
@@ -147,6 +156,31 @@ def _separated(along: str) -> None:
         f"flat priors on the coefficients are improper: the responses are separated along {along}, so that the likelihood "
         f"does not fall as it grows. {COEFFICIENT}"
     )
+
+
+def _beside_thresholds(model: Model, X: Array) -> Array:
+    """The flat columns, and one of ones for flat thresholds; raises where a likelihood nowhere falls.
+
+    Along (δ, d) no category's likelihood falls if d_k >= x'δ at its upper threshold and d_k <= x'δ at its lower one; it is
+    log-concave, so that directions in which it does not fall at all rows are those in which it has no finite integral.
+    """
+    y, count = model.design.y.astype(np.intp), len(model.design.thresholds)
+    flat = all(prior.name == "Flat" for prior in model.priors.second.values())
+    steps = np.eye(count) if flat else np.zeros((count, count))
+    size = np.abs(X).max(axis=0, initial=0.0)
+    scaled = X / np.where(size > 0, size, 1.0)
+    above = np.hstack([-scaled, steps[np.minimum(y, count - 1)]])[y < count]
+    below = np.hstack([scaled, -steps[np.maximum(y - 1, 0)]])[y > 0]
+    A = np.vstack([above, below])
+    found = linprog(-A.sum(axis=0), A_ub=-A, b_ub=np.zeros(len(A)), bounds=(-1, 1))
+    if A.any() and found.status == 0 and -found.fun > 1e-6:
+        names = [n for n, p in zip(model.priors.coefficients, model.priors.fixef, strict=True) if p.name == "Flat"]
+        along = [*names, *model.design.thresholds][int(np.abs(found.x).argmax())]
+        raise ImproperPosteriorError(
+            f"flat priors are improper: the categories are separated along {along}, so that the likelihood does not fall as it "
+            f"grows. {COEFFICIENT}"
+        )
+    return np.column_stack([X, np.ones(len(X))]) if flat else X
 
 
 def _flat_scales(model: Model) -> list[FlatScale]:

@@ -47,9 +47,10 @@ def sample(
     On the marginal route, for a Gaussian response, the random effects, and β where its prior is normal or flat, are
     integrated out: NUTS moves in the standard deviations, correlations and σ only, and (β, u) are drawn afterwards,
     exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
-    PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation. On the Laplace
-    route, for another family, NUTS moves in the parameters only, on Laplace's approximation of their posterior; effects are
-    drawn afterwards, and both are corrected by importance weights where these can be trusted.
+    PyMC model, as are t responses and ordered categories; of another family directly, in coordinates laid around the mode
+    of Laplace's approximation. On the Laplace route, for another family, NUTS moves in the parameters only, on Laplace's
+    approximation of their posterior; effects are drawn afterwards, and both are corrected by importance weights where these
+    can be trusted.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ def sample(
             tree = _marginal(model, settings)
         elif used == "laplace":
             tree = _laplace(model, settings, corrected)
-        elif not gaussian and parametrisation is None and direct_priors(model):
+        elif not gaussian and parametrisation is None and direct_priors(model) and not model.priors.second:
             tree = _joint(model, settings)
         else:
             tree = _hierarchical(model, parametrisation, settings)
@@ -299,7 +300,8 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     fixed = ["fixef"] if model.X.shape[1] else []
     hierarchical = all(name in draws for name in [*effects, *fixed])
     needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)]
-    needed += [*([model.dispersion] if model.dispersion else []), *model.design.further]
+    needed += [*([model.dispersion] if model.dispersion else []), *model.priors.further]
+    needed += list(dict.fromkeys(name.partition("[")[0] for name in model.priors.second))
     gaussian = model.family == "gaussian"
     needed += fixed if hierarchical or not (gaussian and model.priors.gaussian) else []
     needed += [] if gaussian else effects

@@ -11,7 +11,7 @@ from bayeslmm.design import Design
 from bayeslmm.encoding import factors_of_columns
 from bayeslmm.exact.products import power_of_two
 from bayeslmm.family import Family
-from bayeslmm.priors import Priors, resolve
+from bayeslmm.priors import Prior, Priors, resolve
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,8 @@ def design_priors(given: Any, design: Design, family: Family, link: str) -> Prio
         groups[term.group] = effects, sds, correlated or bool(term.covariance.pairs)
     X = design.fixed.X
     size = float(power_of_two(design.y[:, None])[0])  # so that squares of a response near 1e200 stay finite
-    gaussian = family.plain == "gaussian"  # of other families the response sets no scale: that of the link does
+    # of other families the response sets no scale: that of the link does
+    gaussian = family.plain in ("gaussian", "t")
     share = family.name in ("bernoulli", "binomial") and link in ("logit", "probit")
     return resolve(
         given,
@@ -52,8 +53,20 @@ def design_priors(given: Any, design: Design, family: Family, link: str) -> Prio
         groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
         slopes=_unit_slopes(design) if share else None,
         dispersion=None if "dispersion" in design.further else family.dispersion,
-        further={name: (block.names, block.X.mean(axis=0).tolist()) for name, block in design.further.items()},
+        further={name: (b.names, b.X.mean(axis=0).tolist()) for name, b in design.further.items() if name != "nu"},
+        second=_second(family, design),
     )
+
+
+def _second(family: Family, design: Design) -> dict[str, Prior]:
+    """Bambi's priors of ν, and of thresholds: normal around −2 to 2, with standard deviation 1."""
+    if family.second == "nu":
+        return {"nu": Prior("Gamma", alpha=2.0, beta=0.1)}
+    centres = np.round(np.linspace(-2.0, 2.0, len(design.thresholds)), 2)
+    return {
+        f"thresholds[{name}]": Prior("Normal", mu=float(mu), sigma=1.0)
+        for name, mu in zip(design.thresholds, centres, strict=True)
+    }
 
 
 def _unit_slopes(design: Design) -> list[float]:

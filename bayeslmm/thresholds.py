@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from bayeslmm.errors import DataError
 from bayeslmm.exact.ordinal import log_probabilities
@@ -77,6 +80,17 @@ def draws(rng: np.random.Generator, link: str, eta: Array, tau: Array) -> Array:
     """Random categories, numbered from 0."""
     below = np.cumsum(probabilities(link, eta, tau)[:, :-1], axis=1)
     return np.asarray((rng.random(len(eta))[:, None] > below).sum(axis=1), float)
+
+
+def second_log_densities(link: str, y: Array, eta: Array, sigma: Array, parameters: Mapping[str, Array]) -> Array:
+    """Log densities (draws, n) of t responses or categories at draws of η (draws, n) and of their parameters."""
+    if "nu" in parameters:
+        return np.asarray(stats.t.logpdf(y, parameters["nu"][:, None], eta, sigma))
+    found = [
+        log_probabilities(LINKS[link], np.ascontiguousarray(row), *bounds(y, tau))
+        for row, tau in zip(eta, parameters["thresholds"], strict=True)
+    ]
+    return np.array(found)
 
 
 def checked(tau: Array) -> Array:

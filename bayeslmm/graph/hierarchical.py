@@ -18,7 +18,7 @@ from bayeslmm.coordinates import coordinates, response_name, terms_by_group
 from bayeslmm.errors import MethodError
 from bayeslmm.graph.groups import GroupScale, group_scale
 from bayeslmm.graph.response import respond
-from bayeslmm.graph.variables import fixef_variable, prior_variable
+from bayeslmm.graph.variables import fixef_variable, prior_variable, second_variable
 from bayeslmm.terms import RandomTerm
 
 Array = NDArray[np.float64]
@@ -286,9 +286,10 @@ def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametris
 
     Of another family: its distribution, with mean ``g⁻¹(offset + X fixef + sum_g z_g ranef_g)``; prior weights multiply
     the log density of a row, as a potential called `weighted`. Free variables are `fixef`, for each group `sd_<group>`,
-    `corr_<group>` where effects are correlated, the effects, and the dispersion, `sigma` or the family's. Centred effects
-    are `ranef_<group>` themselves; non-centred ones `z_<group>`, standard normal, from which `ranef_<group>` is computed. The
-    coefficients of the formulas for the dispersion and for zeros are `dispersion` and `zero`.
+    `corr_<group>` where effects are correlated, the effects, the dispersion, `sigma` or the family's, and `nu` of the t
+    family or `thresholds`, increasing, of ordered categories. Centred effects are `ranef_<group>` themselves; non-centred
+    ones `z_<group>`, standard normal, from which `ranef_<group>` is computed. The coefficients of the formulas for the
+    dispersion and for zeros are `dispersion` and `zero`.
 
     Parameters
     ----------
@@ -326,9 +327,10 @@ def build(model: Any, parametrisation: Parametrisation | Mapping[str, Parametris
         noise = None
         if model.priors.noise is not None:
             noise = prior_variable(model.priors.dispersion, model.priors.noise, scale=True)
-        further = {name: _further(model, name) for name in design.further}
+        further = {name: _further(model, name) for name in model.priors.further}
         if "dispersion" in further:
             noise = pt.exp(further["dispersion"])
+        second = further.get("zero") if "zero" in further else second_variable(model.priors)
         name = response_name(design, {*graph.named_vars, *graph.coords})
-        respond(model, name, predictor, noise, further.get("zero"))
+        respond(model, name, predictor, noise, second)
     return graph

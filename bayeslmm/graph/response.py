@@ -29,7 +29,7 @@ _INVERSE: dict[str, Callable[[TensorVariable], TensorVariable]] = {
 
 
 def respond(
-    model: Any, name: str, predictor: TensorVariable, noise: TensorVariable | None, zero: TensorVariable | None = None
+    model: Any, name: str, predictor: TensorVariable, noise: TensorVariable | None, second: TensorVariable | None = None
 ) -> None:
     """Add the observed variable to the PyMC model of the context.
 
@@ -43,8 +43,8 @@ def respond(
         η.
     noise : TensorVariable or None
         The dispersion parameter, one or (n,).
-    zero : TensorVariable (n,), optional
-        Logit of the probability of a zero of its own, in a family that has them.
+    second : TensorVariable, optional
+        Logit (n,) of the probability of a zero of its own, ν of the t family, or the thresholds between ordered categories.
 
     Raises
     ------
@@ -57,10 +57,13 @@ def respond(
         sigma = noise if weights is None else noise / pt.sqrt(weights)
         pm.Normal(name, predictor, sigma, observed=design.y, dims="obs")
         return
-    distribution, arguments = _distribution(model, predictor, noise)
-    if zero is not None:
-        distribution, arguments = _with_zeros(model.family, arguments, zero)
-    y = design.y if model.family in ("gamma", "wald", "beta") else design.y.astype(np.int64)
+    if model.priors.second:
+        distribution, arguments = _with_second(model, predictor, noise, second)
+    else:
+        distribution, arguments = _distribution(model, predictor, noise)
+    if second is not None and not model.priors.second:
+        distribution, arguments = _with_zeros(model.family, arguments, second)
+    y = design.y if model.family in ("gamma", "wald", "beta", "t") else design.y.astype(np.int64)
     if weights is None:
         distribution(name, **arguments, observed=y, dims="obs")
         return
@@ -75,6 +78,22 @@ def _with_zeros(family: str, arguments: dict[str, Any], zero: TensorVariable) ->
     kind, plain = ("ZeroInflated" if family.startswith("zero_inflated_") else "Hurdle"), family_of(family).plain
     name = {"poisson": "Poisson", "binomial": "Binomial"}.get(plain, "NegativeBinomial")
     return getattr(pm, kind + name), {"psi": pt.sigmoid(-zero), **arguments}
+
+
+def _with_second(
+    model: Any, predictor: TensorVariable, noise: TensorVariable | None, second: TensorVariable
+) -> Distribution:
+    """The t distribution around η, or that of ordered categories between thresholds."""
+    if model.family == "t":
+        return pm.StudentT, {"nu": second, "mu": predictor, "sigma": noise}
+    if model.link == "logit":
+        return pm.OrderedLogistic, {"eta": predictor, "cutpoints": second, "compute_p": False}
+    if model.link == "probit":
+        return pm.OrderedProbit, {"eta": predictor, "cutpoints": second, "compute_p": False}
+    hazard = pt.exp(second - pt.shape_padright(predictor))
+    edges = [pt.zeros_like(hazard[..., :1]), hazard, pt.full_like(hazard[..., :1], np.inf)]
+    survival = pt.exp(-pt.concatenate(edges, axis=-1))
+    return pm.Categorical, {"p": survival[..., :-1] - survival[..., 1:]}
 
 
 def _distribution(model: Any, predictor: TensorVariable, noise: TensorVariable | None) -> Distribution:

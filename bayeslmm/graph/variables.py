@@ -305,3 +305,43 @@ def fixef_variable(priors: Priors) -> TensorVariable | None:
     if not priors.fixef:
         return None
     return prior_variable("fixef", priors.fixef, dims="coefficient", transform=priors.fixef_transform)
+
+
+def second_variable(priors: Priors) -> TensorVariable | None:
+    """The variable `nu`, or `thresholds`, increasing, with dimension ``threshold``; None for a family without either.
+
+    Parameters
+    ----------
+    priors : Priors
+        The priors in use; those of the thresholds hold on the set where they increase.
+
+    Returns
+    -------
+    TensorVariable or None
+
+    Raises
+    ------
+    PriorError
+        Thresholds with priors of more than one distribution, and as `prior_variable`.
+
+    Examples
+    --------
+    >>> from bayeslmm.priors import resolve
+    >>> priors = resolve("flat", coefficient_names=(), column_means=(), column_sds=(), has_intercept=False,
+    ...                  response_mean=0.0, response_sd=1.0, groups={}, second={"thresholds[a|b]": Prior("Flat")})
+    >>> with pm.Model(coords={"threshold": ["a|b"]}):
+    ...     second_variable(priors).type.shape
+    (1,)
+    """
+    if not priors.second:
+        return None
+    if "nu" in priors.second:
+        return prior_variable("nu", priors.second["nu"], scale=True)
+    families = _families(list(priors.second.values()), False)
+    if len(families) > 1:
+        raise PriorError("thresholds need priors of one distribution; its arguments may differ")
+    count = len(priors.second)
+    start = np.linspace(-2.0, 2.0, count)
+    transform = pm.distributions.transforms.ordered
+    options = {"dims": "threshold", "shape": count, "transform": transform, "initval": start}
+    return families[0].distribution("thresholds", **families[0].args, **options)
