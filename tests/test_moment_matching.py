@@ -61,6 +61,7 @@ def test_leave_one_out_of_counts_is_arviz_s(outlying) -> None:
     assert "moment_match=True" in str(found)
 
 
+@pytest.mark.slow
 def test_moved_draws_agree_with_samples_without_the_row(outlying) -> None:
     found = bl.loo(outlying, moment_match=True, progress=False)
     row = found.pointwise.loc[5]
@@ -95,6 +96,7 @@ def test_moved_draws_give_the_exact_predictive_density() -> None:
     assert abs(plain - exact[8]) > 2 * abs(found["elpd"].iloc[8] - exact[8])  # what moving the draws is for
 
 
+@pytest.mark.slow
 def test_gaussian_rows_move_what_is_not_integrated_out() -> None:
     """A row ten residual sds from its group's mean: log p(y) − log p(y without it), both by quadrature."""
     rng = np.random.default_rng(3)
