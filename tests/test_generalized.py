@@ -332,8 +332,3 @@ def test_formulas_without_meaning_are_refused() -> None:
     ):
         with pytest.raises(bl.errors.BayesLMMError, match=message):
             salamanders(family, **options)
-    fit = bl.fit(salamanders("hurdle_poisson"))
-    with pytest.raises(NotSupportedError, match="posterior"):
-        bl.sample(fit.model)
-    with pytest.raises(NotSupportedError, match="posterior"):
-        bl.to_pymc(fit.model)
