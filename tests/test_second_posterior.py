@@ -14,6 +14,7 @@ from bayeslmm.graph.hierarchical import build, informativeness
 from bayeslmm.thresholds import second_log_densities
 
 WINE = Path(__file__).resolve().parent.parent / "models" / "wine"
+FLAT = bl.Prior("Flat")
 TAU = np.array([-1.5, 0.2, 1.1, 2.6])
 
 
@@ -93,11 +94,11 @@ def test_improper_posteriors_are_refused() -> None:
     table = bl.load(WINE).arguments["data"]
     late = table.assign(late=(table["rating"] > 3).astype(float))
     apart = bl.Model(
-        "rating ~ late + (1 | judge)", late, family="cumulative", priors={"fixef": "flat", "thresholds": "flat"}
+        "rating ~ late + (1 | judge)", late, family="cumulative", priors={"fixef": FLAT, "thresholds": FLAT}
     )
     with pytest.raises(ImproperPosteriorError, match="the categories are separated along"):
         bl.sample(apart, progress=False)
-    two = bl.Model("rating ~ temp + (1 | contact)", table, family="cumulative", priors={"sd_contact": "flat"})
+    two = bl.Model("rating ~ temp + (1 | contact)", table, family="cumulative", priors={"sd_contact": FLAT})
     with pytest.raises(ImproperPosteriorError, match="sd_contact"):
         bl.sample(two, progress=False)
 
