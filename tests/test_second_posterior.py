@@ -11,6 +11,7 @@ from scipy import stats
 import bayeslmm as bl
 from bayeslmm.errors import ImproperPosteriorError, MethodError, NotSupportedError, PriorError
 from bayeslmm.graph.hierarchical import build, informativeness
+from bayeslmm.propriety import check_proper
 from bayeslmm.thresholds import second_log_densities
 
 WINE = Path(__file__).resolve().parent.parent / "models" / "wine"
@@ -90,17 +91,19 @@ def test_default_priors_are_bambis() -> None:
 
 def test_improper_posteriors_are_refused() -> None:
     with pytest.raises(ImproperPosteriorError, match="flat prior on nu is improper"):
-        bl.sample(heavy().update(priors="flat"), progress=False)
+        check_proper(heavy().update(priors="flat"))
     table = bl.load(WINE).arguments["data"]
     late = table.assign(late=(table["rating"] > 3).astype(float))
     apart = bl.Model(
         "rating ~ late + (1 | judge)", late, family="cumulative", priors={"fixef": FLAT, "thresholds": FLAT}
     )
     with pytest.raises(ImproperPosteriorError, match="the categories are separated along"):
-        bl.sample(apart, progress=False)
-    two = bl.Model("rating ~ temp + (1 | contact)", table, family="cumulative", priors={"sd_contact": FLAT})
+        check_proper(apart)
+    two = bl.Model(
+        "rating ~ temp + (1 | contact)", table, family="cumulative", priors={"sd_contact": FLAT, "thresholds": FLAT}
+    )
     with pytest.raises(ImproperPosteriorError, match="sd_contact"):
-        bl.sample(two, progress=False)
+        check_proper(two)
 
 
 def test_groups_are_judged_informative_by_scores() -> None:
