@@ -65,9 +65,18 @@ def load(path: str | os.PathLike[str], data: Any = None, variant: str | None = N
         "dispersion": spec.dispersion,
         "zero": spec.zero,
     }
+    frame = _with_ordered_response(spec, table(spec, data))
     if spec.stages is None:
-        return Model(spec.formula, table(spec, data), **options)
-    return Model.from_stages(**spec.stages.as_text(), data=table(spec, data), **options)
+        return Model(spec.formula, frame, **options)
+    return Model.from_stages(**spec.stages.as_text(), data=frame, **options)
+
+
+def _with_ordered_response(spec: ModelFile, data: Any) -> Any:
+    """The table; of a cumulative model a response with declared levels is ordered as they are."""
+    name = spec.formula.partition("~")[0].strip().strip("`")
+    if spec.family != "cumulative" or name not in spec.factors:
+        return data
+    return data.assign(**{name: data[name].cat.as_ordered()})
 
 
 def save(model: Model, path: str | os.PathLike[str], **about: Any) -> Path:

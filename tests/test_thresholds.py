@@ -215,3 +215,14 @@ def test_a_response_that_a_factor_separates_is_named() -> None:
     fit = bl.fit(bl.Model("rating ~ warm", table, family="cumulative"))
     assert not fit.converged
     assert "rises without end along warm" in fit.message
+
+
+def test_a_model_file_keeps_the_order_of_the_categories(tmp_path: Path) -> None:
+    from bayeslmm.spec import save
+
+    words = ["none", "slight", "some", "much", "most"]
+    labelled = pd.Categorical.from_codes(wine()["rating"].to_numpy() - 1, words, ordered=True)
+    model = bl.Model("taste ~ temp + (1 | judge)", wine().assign(taste=labelled), family="cumulative", link="probit")
+    again = bl.load(save(model, tmp_path / "taste.toml"))
+    assert again.design.response_levels == tuple(words)
+    np.testing.assert_array_equal(again.design.y, model.design.y)
