@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
@@ -15,7 +16,7 @@ from bayeslmm.result import PointFit
 
 
 def check_same_approximation(fits: Sequence[PointFit]) -> None:
-    """Raise unless the likelihoods of other families are approximated in one way; without effects they are exact.
+    """Raise unless likelihoods are approximated in one way; those of Gaussian models and without effects are exact.
 
     Parameters
     ----------
@@ -26,9 +27,10 @@ def check_same_approximation(fits: Sequence[PointFit]) -> None:
     MethodError
         The methods or their options differ, or a Gaussian model stands beside one of another family.
     """
-    if len({isinstance(fit, GeneralizedFit) for fit in fits}) > 1:
+    approximate = [fit for fit in fits if isinstance(fit, GeneralizedFit) and fit.model.family != HETEROSCEDASTIC]
+    if 0 < len(approximate) < len(fits):
         raise MethodError("a Gaussian model and one of another family are not compared by likelihood ratios")
-    kinds = {_kind(fit) for fit in fits if isinstance(fit, GeneralizedFit) and fit.model.groups}
+    kinds = {_kind(fit) for fit in approximate if fit.model.groups}
     if len(kinds) > 1:
         raise MethodError(
             f"the likelihoods are approximated in different ways ({'; '.join(sorted(kinds))}) and differ for that alone. Fit all "

@@ -61,11 +61,18 @@ def curvature_root(optimum: Optimum, aux: int | None, first: int) -> Array:
 
 
 def judged(
-    model: Model, approximation: Laplace, optimum: Optimum, beta: Array, root: Array, dispersion: float, aux: int | None
+    model: Model,
+    approximation: Laplace,
+    optimum: Optimum,
+    beta: Array,
+    root: Array,
+    dispersion: float,
+    further: Array,
+    aux: int | None,
 ) -> Optimum:
     """The optimum with what it means where an estimate runs off to infinity; `aux` is where log dispersion is searched for."""
     if family_of(model.family).plain == "gaussian":
-        return _vanishing(approximation, optimum)
+        return _vanishing(approximation, optimum, further)
     endless = _separated(model, approximation, beta, root)
     if endless:
         message = (
@@ -111,9 +118,9 @@ def _normal(optimum: Optimum) -> Optimum:
     return replace(optimum, converged=True, message=message)
 
 
-def _vanishing(approximation: Laplace, optimum: Optimum) -> Optimum:
+def _vanishing(approximation: Laplace, optimum: Optimum, further: Array) -> Optimum:
     """The optimum of a Gaussian model, or that σ of some rows tends to 0, where the likelihood has no bound."""
-    log_sigma = approximation.rows_at(approximation.point(optimum.theta)).aux_rows
+    log_sigma = approximation.observed.aux_rows + approximation.W @ further
     if optimum.converged or np.exp(log_sigma.min()) > VANISHING * np.std(approximation.observed.y):
         return optimum
     message = (

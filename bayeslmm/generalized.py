@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
-from scipy.special import expit, ndtr
+from scipy.special import expit
 
 from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
@@ -48,6 +48,7 @@ from bayeslmm.table import (
     model_lines,
     random_effects,
     sizes,
+    with_z,
     zeros,
 )
 
@@ -254,9 +255,9 @@ class GeneralizedFit(SecondParameters):
             [(random_effects(self, residual=self.method == "PQL"), sizes(self.model))] if self.model.groups else []
         )
         fixed = pd.DataFrame({"estimate": self.fixef, "se": self.se})
-        tables += [(frame_table("Fixed effects", _with_z(fixed)), "")] if len(fixed) else []
-        tables += [(frame_table("Thresholds", _with_z(self.thresholds)), "")] if self.model.design.ordered else []
-        tables += [(frame_table(FURTHER[name], _with_z(frame)), "") for name, frame in self.further_fixef.items()]
+        tables += [(frame_table("Fixed effects", with_z(fixed)), "")] if len(fixed) else []
+        tables += [(frame_table("Thresholds", with_z(self.thresholds)), "")] if self.model.design.ordered else []
+        tables += [(frame_table(FURTHER[name], with_z(frame)), "") for name, frame in self.further_fixef.items()]
         tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
         remarks = left_out(self.model)
         held = ", ".join(f"{name} = {value:.6g}" for name, value in self.fixed.items())
@@ -293,19 +294,6 @@ class GeneralizedFit(SecondParameters):
 
     def _repr_html_(self) -> str:
         return self.page().html
-
-
-def _with_z(frame: pd.DataFrame) -> pd.DataFrame:
-    """Estimates and standard errors with their tests."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = frame["estimate"] / frame["se"]
-    columns = {
-        "Estimate": frame["estimate"],
-        "Std. Error": frame["se"],
-        "z value": z,
-        "Pr(>|z|)": 2.0 * ndtr(-np.abs(z)),
-    }
-    return pd.DataFrame(columns, index=frame.index)
 
 
 def fit_generalized(
@@ -406,7 +394,7 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
         beta_root=root,
         loglik=-0.5 * float(found.optimum.value if posterior is None else criterion(approximation)(found.x)[0]),
         logposterior=posterior,
-        optimum=judged(model, approximation, found.optimum, beta, root, dispersion, found.aux),
+        optimum=judged(model, approximation, found.optimum, beta, root, dispersion, after[int(dispersed) :], found.aux),
         fixed=found.held,
         dispersion=dispersion,
         information=information,

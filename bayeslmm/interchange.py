@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bayeslmm.errors import NotSupportedError
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.model import Model
 from bayeslmm.priors import Prior
 
@@ -45,6 +45,8 @@ def to_bambi(model: Model) -> Any:
     >>> bl.to_bambi(bl.Model("y ~ x + (1 | g)", data)).build()                      # doctest: +SKIP
     """
     _check_expressible(model)
+    if model.family == HETEROSCEDASTIC:
+        raise NotSupportedError("a Gaussian model with a formula for sigma cannot be written as a Bambi model yet")
     import bambi
     import pandas as pd
 

@@ -100,6 +100,7 @@ def sample(
     50
     """
     _check(draws, tune, chains, target_accept, route, parametrisation, corrected)
+    model.require_posterior()
     gaussian = model.family == "gaussian"
     used = _route(model, route)
     if store is not None and (used != "marginal" or not _closed_form(model)):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,3 +325,11 @@ def _rounded(summary: pd.DataFrame) -> pd.DataFrame:
         return number(float(value), places.get(column, own), 3)
 
     return summary.apply(lambda c: [cell(v, str(c.name), sd) for v, sd in zip(c, summary["sd"], strict=True)])
+
+
+def with_z(frame: pd.DataFrame) -> pd.DataFrame:
+    """Estimates and standard errors (columns estimate, se) with their z tests."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = frame["estimate"] / frame["se"]
+    named = frame.rename(columns={"estimate": "Estimate", "se": "Std. Error"})
+    return named.assign(**{"z value": z, "Pr(>|z|)": 2.0 * ndtr(-np.abs(z))})

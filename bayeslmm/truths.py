@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 def values_of(fit: PointFit) -> dict[str, float]:
     """The estimates of a fit by public name."""
+    fit.model.require_gaussian()
     values = np.append(fit.beta, natural_vector(fit.model, fit.theta, fit.sigma))
     return dict(zip(parameter_names(fit.model), map(float, values), strict=True))
 

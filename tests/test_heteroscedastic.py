@@ -129,19 +129,19 @@ def test_what_needs_one_sigma_says_so() -> None:
     for call, error, message in (
         (lambda: bl.fit(model, "REML"), MethodError, "formula for sigma"),
         (lambda: bl.fit(model, "MAP"), MethodError, "formula for sigma"),
-        (lambda: bl.fit(model, fixed={"sigma": 1.0}), MethodError, "one residual variance"),
-        (lambda: bl.sample(model), NotSupportedError, "posterior of a model with a formula for dispersion"),
-        (lambda: bl.to_pymc(model), NotSupportedError, "posterior of a model with a formula for dispersion"),
-        (lambda: bl.to_bambi(model), NotSupportedError, "heteroscedastic_gaussian"),
+        (lambda: bl.fit(model, fixef="joint"), MethodError, "one residual variance"),
+        (lambda: bl.fit(model, fixed={"sigma": 1.0}), MethodError, "no parameter 'sigma'"),
+        (lambda: bl.sample(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),
+        (lambda: bl.to_pymc(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),
+        (lambda: bl.to_bambi(model), NotSupportedError, "formula for sigma"),
         (lambda: bl.solve(model, theta=[1.0], sigma=1.0), NotSupportedError, "Gaussian"),
         (lambda: bl.r2(fit), NotSupportedError, "one residual variance"),
         (lambda: bl.information(fit), NotSupportedError, "one residual variance"),
-        (lambda: bl.influence(fit), NotSupportedError, "heteroscedastic_gaussian"),
-        (lambda: bl.bootstrap(fit, nsim=2, seed=1), NotSupportedError, "one residual variance"),
         (lambda: bl.variance_ratio(model), NotSupportedError, "one residual variance"),
         (lambda: bl.oneway(model), MethodError, "heteroscedastic_gaussian"),
         (lambda: bl.evidence(model), NotSupportedError, "heteroscedastic_gaussian"),
         (lambda: bl.power(model, {"fixef": [1.0] * 4, "sd_Subject": [1.0], "sigma": [1.0]}, "age", seed=1), NotSupportedError, "one residual"),
+        (lambda: bl.power(fit, term="age", seed=1), NotSupportedError, "one residual"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             call()
@@ -153,3 +153,17 @@ def test_a_sigma_without_bound_is_named() -> None:
     fit = bl.fit(bl.Model("distance ~ age + odd + (1 | Subject)", frame, dispersion="~ odd"))
     assert not fit.converged
     assert "sigma of row 17 tends to 0" in fit.message
+
+
+def test_parameters_can_be_held_profiled_and_bootstrapped() -> None:
+    """σ of the coefficients' formula at its estimate leaves the optimum; at 0 the likelihood is that of one σ."""
+    fit = gaussian("gaussian_by_sex")
+    gamma = fit.further_fixef["dispersion"]["estimate"].iloc[1]
+    held = bl.fit(fit.model, fixed={"dispersion[Sex[Male]]": gamma})
+    assert held.loglik == pytest.approx(fit.loglik, abs=1e-8)
+    equal = bl.fit(fit.model, fixed={"dispersion[Sex[Male]]": 0.0})
+    plain = bl.fit(bl.Model(ORTHODONT[0], growth()), "ML")
+    assert equal.loglik == pytest.approx(plain.loglik, abs=1e-8)
+    np.testing.assert_allclose(equal.fixef, plain.fixef, rtol=1e-6)
+    drawn = bl.bootstrap(fit, nsim=3, seed=1, progress=False)
+    assert drawn.nsim == 3
