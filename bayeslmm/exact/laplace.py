@@ -43,6 +43,8 @@ Array = NDArray[np.float64]
 MOST_STEPS = 200
 # Newton decrement (units of 2 log-likelihood, relative to it) that the modes come to.
 REST = 1e-20
+# Share of h that may be rounding, where counts are large: steps that promise less are judged by the decrement.
+NOISE = 1e-9
 
 
 class Observed(NamedTuple):
@@ -210,7 +212,8 @@ def find_mode(s: System, rows: Rows, d: Observed, lam: Array, beta: Array, a: fl
             trial[:] = eta + size * move
             b_trial = b + size * (target - b)
             there = slopes(d, trial, a, expected, first, w) - 0.5 * np.sum(b_trial * b_trial)
-            risen = there >= value - 1e-13 * abs(value)
+            rounding = NOISE * max(1.0, abs(value)) if decrement < NOISE * max(1.0, abs(value)) else 1e-13 * abs(value)
+            risen = there >= value - rounding
             size *= 0.5 if not risen else 1.0
         if not risen:
             if expected or (sound and decrement < REST * max(1.0, abs(value))):
