@@ -16,7 +16,7 @@ from scipy.special import expit
 from bayeslmm.approximation import NOTHING, Laplace, Point, Quadrature
 from bayeslmm.columns import nrows
 from bayeslmm.cumulative import distribution
-from bayeslmm.endless import curvature_root, judged
+from bayeslmm.endless import curvature_root, judged, settled
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
@@ -90,6 +90,7 @@ class GeneralizedFit(SecondParameters):
         if not self.model.design.further:
             return {}
         se = np.linalg.norm(self.parameter_root[:, self.parameter_root.shape[1] - len(self.further) :], axis=0)
+        se = np.where(se > 0, se, np.nan)  # 0 of what is held, or stands at a limit
         found = {}
         for name, part in self._further_places.items():
             columns = {"estimate": self.further[part], "se": se[part]}
@@ -265,6 +266,7 @@ class GeneralizedFit(SecondParameters):
         remarks += [f"Singular fit: {'; '.join(zeros(self))}."] if self.singular else []
         remarks += self._determined()
         remarks += [] if self.converged else [f"NOT CONVERGED: {self.message}"]
+        remarks += [f"At a limit: {said}." for _, _, said in (self.message.partition("converged; "),) if said]
         return Page(title, tuple(lines), tuple(tables), tuple(remarks))
 
     def _quantiles(self) -> list[tuple[Table, str]]:
@@ -349,9 +351,11 @@ def fit_generalized(
     basis = block_diag(size * model.theta_basis, np.eye(has), unit)
     middle = centred(rough)
     if fast:
-        first = minimise(criterion(rough), begin, covariances, basis)
+        first = settled(rough, minimise(criterion(rough), begin, covariances, basis), covariances, basis)
         x = np.concatenate([first.theta[:m], rough.beta, first.theta[m:]])
-        return _result(rough, Found(first, x, _given_theta(rough, first.theta), m), method, information)
+        return _result(
+            rough, Found(first, x, _given_theta(rough, first.theta), m if has else None), method, information
+        )
     nodes = nodes or (NODES if method == "AGHQ" else None)
     full = Quadrature(model, information, nodes) if nodes else Laplace(model, information)
     after = m + full.p
@@ -367,8 +371,9 @@ def fit_generalized(
     optimum = minimise(criterion(full), x, covariances, scale, near=True)
     if start is not None or not optimum.free[:m].all():
         optimum = lower(full, optimum, theta, covariances, scale)
+    optimum = settled(full, optimum, covariances, scale)
     root = curvature_root(optimum, after if has else None, after)
-    return _result(full, Found(optimum, optimum.theta, root, after), method, information)
+    return _result(full, Found(optimum, optimum.theta, root, after if has else None), method, information)
 
 
 def _given_theta(approximation: Laplace, x: Array) -> Array:
@@ -394,7 +399,7 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
         beta_root=root,
         loglik=-0.5 * float(found.optimum.value if posterior is None else criterion(approximation)(found.x)[0]),
         logposterior=posterior,
-        optimum=judged(model, approximation, found.optimum, beta, root, dispersion, after[int(dispersed) :], found.aux),
+        optimum=judged(model, approximation, found.optimum, beta, root, after, found.aux),
         fixed=found.held,
         dispersion=dispersion,
         information=information,

@@ -123,6 +123,42 @@ def test_without_overdispersion_the_limiting_family_is_reached(
     np.testing.assert_allclose(fit.se, limit.se, rtol=1e-5)
 
 
+def test_zeros_that_a_family_has_anyway_end_at_no_zeros_of_their_own() -> None:
+    """Poisson counts under zero inflation: the Poisson's fit, to rounding, and no standard error of a logit without end."""
+    rng = np.random.default_rng(4)
+    x, g = rng.normal(size=200), np.repeat(np.arange(20), 10)
+    frame = {"y": rng.binomial(8, 1 / (1 + np.exp(1.0 - 0.3 * x))), "x": x, "g": g.astype(str)}
+    inflated, poisson = (
+        bl.fit(bl.Model("y ~ x + (1 | g)", frame, family=f)) for f in ("zero_inflated_poisson", "poisson")
+    )
+    assert inflated.converged
+    assert "a zero of its own runs off to 0" in inflated.message
+    assert inflated.message.removeprefix("converged; ") in " ".join(inflated.summary().split())
+    assert inflated.loglik == pytest.approx(poisson.loglik, abs=1e-9)
+    np.testing.assert_allclose(inflated.se, poisson.se, rtol=1e-6)
+    assert inflated.further_fixef["zero"]["se"].isna().all()
+
+
+def test_cells_without_zeros_are_named_and_the_others_estimated() -> None:
+    """A hurdle's zeros are a logistic regression: in a saturated one the logits of the shares, −∞ where there are none."""
+    rng = np.random.default_rng(5)
+    cell, g = np.tile(list("abcde"), 60), np.repeat(np.arange(20), 15)
+    y = np.where((rng.random(300) < 0.3) & ~np.isin(cell, ["b", "d"]), 0, 1 + rng.poisson(2.0, 300))
+    frame = {"y": y, "cell": cell, "g": g.astype(str)}
+    fit = bl.fit(bl.Model("y ~ 1 + (1 | g)", frame, family="hurdle_poisson", zero="~ cell"))
+    assert fit.converged
+    assert "(along cell[b], cell[d])" in fit.message
+    found, count = fit.further_fixef["zero"], {level: np.sum(y[cell == level] == 0) for level in "ace"}
+    logit = {level: np.log(k / (60 - k)) for level, k in count.items()}
+    kept = [logit["a"], logit["c"] - logit["a"], logit["e"] - logit["a"]]
+    rows = ["Intercept", "cell[c]", "cell[e]"]
+    np.testing.assert_allclose(found.loc[rows, "estimate"], kept, atol=1e-6)  # a Newton decrement of 1e-10
+    assert found.loc[["cell[b]", "cell[d]"], "se"].isna().all()
+    variance = {level: 1 / k + 1 / (60 - k) for level, k in count.items()}
+    se = np.sqrt([variance["a"], variance["a"] + variance["c"], variance["a"] + variance["e"]])
+    np.testing.assert_allclose(found.loc[rows, "se"], se, rtol=1e-4)  # a Hessian of forward differences
+
+
 def test_counts_of_ten_thousands_do_not_stop_the_search_for_modes() -> None:
     """There the rounding of h exceeds what Newton's last steps gain."""
     rng = np.random.default_rng(11)
