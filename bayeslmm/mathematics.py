@@ -150,11 +150,20 @@ def _first_stage(model: Model) -> list[tuple[str, Expression]]:
         spread = sigma if design.weights is None else sigma + weight
         mean = _predictor(model) + _operator("+") + error
         return [("stage 1", response + EQUALS + mean), ("", error + DISTRIBUTED + _call("Normal", ZERO, spread))]
+    if model.design.ordered:
+        inside = _letter("P") + _operator("(") + response + _operator("≤") + _letter("k") + _operator(")")
+        threshold = _sub(_letter("τ"), "k")
+        return [("stage 1", _call(str(model.link), inside) + EQUALS + threshold + _operator("−") + _bracketed(model))]
     family, mean = family_of(model.family), _sub(_letter("μ"), "i")
     more = [_name(family.dispersion)] if family.dispersion else []
+    more += [_letter("ν")] if family.second == "nu" else []
     trials = [_sub(_letter("n"), "i")] if design.trials is not None else []
     density = response + DISTRIBUTED + _call(family.name.capitalize(), *trials, mean, *more)
     return [("stage 1", density), ("", _call(str(model.link), mean) + EQUALS + _predictor(model))]
+
+
+def _bracketed(model: Model) -> Expression:
+    return _operator("(") + _predictor(model) + _operator(")")
 
 
 def _second_stage(model: Model, term: RandomTerm) -> list[Expression]:
@@ -228,6 +237,11 @@ def symbols(model: Model) -> list[Symbol]:
         found.append(Symbol(_letter("σ"), "standard deviation of what the rest leaves, within levels", "sigma"))
     elif (dispersion := family_of(model.family).dispersion) is not None:
         found.append(Symbol(_name(dispersion), f"dispersion of the {model.family} distribution", "dispersion"))
+    if family_of(model.family).second == "nu":
+        found.append(Symbol(_letter("ν"), "degrees of freedom of the t distribution: small ones are heavy tails", "nu"))
+    if model.design.ordered:
+        steps = ", ".join(model.design.thresholds)
+        found.append(Symbol(_sub(_letter("τ"), "k"), f"threshold above category k: {steps}", "thresholds"))
     if model.design.weights is not None:
         found.append(Symbol(_sub(_letter("w"), "i"), "prior weight of row i", "weights"))
     return found

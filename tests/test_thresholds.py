@@ -226,3 +226,14 @@ def test_a_model_file_keeps_the_order_of_the_categories(tmp_path: Path) -> None:
     again = bl.load(save(model, tmp_path / "taste.toml"))
     assert again.design.response_levels == tuple(words)
     np.testing.assert_array_equal(again.design.y, model.design.y)
+
+
+def test_the_model_is_written_in_words_and_mathematics() -> None:
+    from bayeslmm.mathematics import equations, symbols
+
+    model = fit_of("rating ~ temp + contact + (1 | judge)").model
+    assert "logit P(rating[i] ≤ k) = τ[k] - (X[i]·β + z_judge[i]·u_judge[judge[i]])" in str(model)
+    assert "τ         1|2, 2|3, 3|4, 4|5" in str(model)
+    said = [found.text for _, found in equations(model)]
+    assert said[0].startswith("logit(P(rating[i] ≤ k)) = τ[k] − (")
+    assert any("threshold above category k: 1|2, 2|3, 3|4, 4|5" in symbol.meaning for symbol in symbols(model))
