@@ -69,6 +69,7 @@ class Curve:
         self.slice = _slice(fitted, name)
         self.minimum = fitted.deviance
         self.estimate = self.slice.estimate
+        self.least = (self.estimate if name == "sigma" else min(self.estimate, 1.0)) / FURTHEST
         known = np.isfinite(error) and error > 0
         self.size = float(error) if known else self._size(fitted)
         slope = 1.0 / self.size if known else np.nan
@@ -165,7 +166,7 @@ class Curve:
     def _spent(self, value: float, side: int) -> bool:
         """Whether the search has come to the end of the domain, or as near to it as makes no difference."""
         if side < 0 and self.positive:
-            return value < self.estimate / FURTHEST
+            return value < self.least
         limit = self.slice.lower if side < 0 else self.slice.upper
         return value == limit or abs(value - self.estimate) > FURTHEST * max(self.size, abs(self.estimate))
 

@@ -50,9 +50,20 @@ def _estimates(result: PointFit | Posterior) -> dict[str, Any]:
         "se": result.se.to_dict(),
         "sd": {group: sd.to_dict() for group, sd in result.sd.items()},
         "corr": {group: corr.to_dict() for group, corr in result.corr.items() if len(corr) > 1},
-        "sigma": result.sigma,
+        **_noise(result),
         "ranef": {group: effects.to_dict("index") for group, effects in result.ranef.items()},
     }
+
+
+def _noise(result: PointFit | Posterior) -> dict[str, Any]:
+    """σ of a Gaussian model; of another family its dispersion, and the coefficients for dispersion and zeros."""
+    if result.has_residual:
+        return {"sigma": result.sigma}
+    further = getattr(result, "further_fixef", {})
+    found = {name: frame["estimate"].to_dict() for name, frame in further.items()}
+    name = result.model.dispersion
+    constant = {} if name is None or "dispersion" in further else {name: result.dispersion}  # type: ignore[union-attr]
+    return constant | ({"further": found} if found else {})
 
 
 def table_record(frame: pd.DataFrame) -> list[dict[str, Any]]:

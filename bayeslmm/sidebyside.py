@@ -134,7 +134,7 @@ def _column(result: Any) -> dict[Row, tuple[float, float]]:
     """Estimate and standard error by (part of the table, name)."""
     pairs = zip(result.fixef.index, result.beta, result.beta_sd, strict=True)
     found: dict[Row, tuple[float, float]] = {(0, str(name)): (float(b), float(se)) for name, b, se in pairs}
-    spread = _spreads(result)
+    spread, further = _spreads(result), result.model.design.further
     for group in result.model.groups:
         effects, corr = result.model.effects(group), result.group_corr[group]
         for effect, sd in zip(effects, result.group_sd[group], strict=True):
@@ -145,6 +145,11 @@ def _column(result: Any) -> dict[Row, tuple[float, float]]:
             found[1, name] = (float(corr[i, j]), spread.get(name, np.nan))
     if result.model.family == "gaussian":
         found[2, "sigma"] = (float(result.sigma), spread.get("sigma", np.nan))
+    elif (noise := result.model.dispersion) and "dispersion" not in further and np.isfinite(result.dispersion):
+        found[2, noise] = (float(result.dispersion), spread.get(noise, np.nan))
+    for formula, frame in getattr(result, "further_fixef", {}).items():
+        pairs = zip(frame.index, frame["estimate"], frame["se"], strict=True)
+        found |= {(2, f"{formula}[{name}]"): (float(value), float(se)) for name, value, se in pairs}
     found[3, "nobs"] = (float(result.nobs), np.nan)
     found |= {(4, f"levels of {group}"): (float(count), np.nan) for group, count in result.ngroups.items()}
     if isinstance(result, PointFit):

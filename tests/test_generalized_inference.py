@@ -11,6 +11,7 @@ import bayeslmm as bl
 from bayeslmm.approximation import Laplace, Point
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates, parameter_names
+from bayeslmm.record import fit_record
 from bayeslmm.refits import Redrawn, responses, tasks
 from bayeslmm.restriction import Restriction
 
@@ -506,3 +507,27 @@ def test_what_map_does_not_mean_is_refused(cbpp) -> None:
         with pytest.raises(MethodError, match=r"MAP|priors"):
             call(mode)
     assert "The prior moves MAP" in str(bl.compare(cbpp, mode))
+
+
+def test_a_dispersion_without_end_has_a_lower_bound_only() -> None:
+    frame = pd.DataFrame({"y": np.tile([2, 3, 1, 2, 4, 3], 6), "g": np.repeat(np.arange(9), 4)})
+    fit = bl.fit(bl.Model("y ~ 1 + (1 | g)", frame, family="negativebinomial"))
+    assert "runs off to infinity" in fit.message
+    assert fit.loglik == pytest.approx(bl.fit(fit.model.update(family="poisson")).loglik, abs=1e-8)
+    lower, upper = bl.confint(fit, method="profile", parameters="alpha").to_numpy()[0]
+    assert upper == np.inf
+    held = bl.fit(fit.model, fixed={"alpha": lower})
+    assert held.deviance - fit.deviance == pytest.approx(3.841458820694, abs=1e-7)
+
+
+def test_results_side_by_side_show_every_parameter(inflated, salamanders) -> None:
+    day = bl.fit(salamanders.update(dispersion="~ DOY"))
+    table = bl.side_by_side(inflated, day).table
+    assert table.loc["alpha", ("(1)", "estimate")] == inflated.dispersion
+    assert np.isnan(table.loc["alpha", ("(2)", "estimate")])
+    frame = day.further_fixef["dispersion"]
+    assert table.loc["dispersion[DOY]", "(2)"].tolist() == frame.loc["DOY", ["estimate", "se"]].tolist()
+    record = fit_record(inflated)
+    assert "sigma" not in record
+    assert record["alpha"] == inflated.dispersion
+    assert record["further"]["zero"] == inflated.further_fixef["zero"]["estimate"].to_dict()

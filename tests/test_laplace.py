@@ -183,3 +183,13 @@ def test_every_order_of_the_terms_gives_the_same_value() -> None:
         for order in itertools.permutations(parts)
     ]
     np.testing.assert_allclose(found, found[0], rtol=1e-10)
+
+
+def test_the_negative_binomial_tends_to_the_poisson() -> None:
+    """The difference of the log densities is O(1/α): at 1e12 nothing but rounding."""
+    y, eta = np.array([0.0, 3.0, 40.0]), np.array([-1.0, 1.0, 3.5])
+    one = np.ones(3)
+    poisson = log_densities(family_of("poisson").code, LINKS["log"], y, one, eta, 0.0)
+    for log_alpha in (np.log(1e12), np.log(1e15)):
+        negative = log_densities(family_of("negativebinomial").code, LINKS["log"], y, one, eta, log_alpha)
+        np.testing.assert_allclose(negative, poisson, atol=1e-8)
