@@ -29,6 +29,7 @@ from bayeslmm.encoding import encode, encode_again, finite, independent, numbers
 from bayeslmm.errors import DataError, FormulaError
 from bayeslmm.formula import Formula, RandomPart, right_side
 from bayeslmm.response import declared_order, response
+from bayeslmm.supplied import OFFSET, WEIGHTS, given, offset_of, weights_of
 from bayeslmm.terms import FixedBlock, RandomTerm
 
 Array = NDArray[np.float64]
@@ -261,8 +262,8 @@ def build(
         found.y,
         fixed,
         random,
-        _weights(frame),
-        _offset(formula, frame),
+        weights_of(frame),
+        offset_of(formula, frame),
         np.flatnonzero(keep),
         int((~keep).sum()),
         {**specs, "fixed": spec, "columns": tuple(frame.columns)},
@@ -272,9 +273,6 @@ def build(
         ordered,
         () if order is None else order.unused,
     )
-
-
-WEIGHTS, OFFSET = "(weights)", "(offset)"
 
 
 def _needed(
@@ -296,7 +294,7 @@ def _needed(
         raise DataError("the data have no rows")
     for key, value in ((WEIGHTS, weights), (OFFSET, offset)):
         if value is not None:
-            frame[key] = _given(value, data, length, key)
+            frame[key] = given(value, data, length, key)
     frame.attrs["columns"] = present
     return frame
 
@@ -310,35 +308,6 @@ def _check_names(groups: Iterable[str], contrasts: Any, present: list[str], form
     for name in contrasts:
         if name not in present:
             raise DataError(f"contrasts are given for {name!r}, which is no column of the data")
-
-
-def _given(value: Any, data: Any, length: int, key: str) -> Array:
-    name = key.strip("()")
-    column = frame_of(data, [value])[value].to_numpy() if isinstance(value, str) else np.asarray(value)
-    try:
-        column = column.astype(float, casting="same_kind" if column.dtype.kind == "c" else "unsafe")
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must be numbers, got {column.dtype}") from error
-    if column.shape != (length,):
-        raise DataError(f"{name} has shape {column.shape}; the data have {length} rows")
-    return column
-
-
-def _offset(formula: Formula, frame: pd.DataFrame) -> Array | None:
-    parts = [numbers(text, frame, formula) for text in formula.offsets]
-    if OFFSET in frame:
-        parts.append(frame[OFFSET].to_numpy(float))
-    return np.sum(parts, axis=0) if parts else None
-
-
-def _weights(frame: pd.DataFrame) -> Array | None:
-    if WEIGHTS not in frame:
-        return None
-    weights = frame[WEIGHTS].to_numpy(float)
-    if (weights <= 0).any():
-        row = int((weights <= 0).argmax())
-        raise DataError(f"weights must be positive; row {row} has {weights[row]:g}. Drop rows of weight zero")
-    return weights
 
 
 def _fixed(formula: Formula, frame: pd.DataFrame, recode: Callable[[str], str]) -> tuple[FixedBlock, Any]:

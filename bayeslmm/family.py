@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from scipy import stats
 
 from bayeslmm.errors import DataError, MethodError, NotSupportedError
 from bayeslmm.exact import densities, zeros
+from bayeslmm.plain_families import DRAWS, SUPPORT, VARIANCE
 
 Array = NDArray[np.float64]
 LINKS = {
@@ -178,7 +178,7 @@ class Family:
             )
         if not self.of_trials and trials is not None:
             raise DataError(f'{response} is a binomial response; use family="binomial"')
-        bad = ~_SUPPORT[self.plain](y, np.ones_like(y) if trials is None else trials)
+        bad = ~SUPPORT[self.plain](y, np.ones_like(y) if trials is None else trials)
         if bad.any():
             row = int(bad.argmax())
             raise DataError(f"the {self.name} family needs {self.support}; {response} is {y[row]:g} in row {row}")
@@ -199,7 +199,7 @@ class Family:
         """
         if self.plain == "betabinomial":
             return np.asarray(mu * (1.0 - mu) * (trials + phi) / (1.0 + phi) / trials)
-        return np.asarray(_VARIANCE[self.plain](mu, phi) / trials)
+        return np.asarray(VARIANCE[self.plain](mu, phi) / trials)
 
     def moments(self, mu: Array, phi: Array | float, trials: Array | float, zero: Array) -> tuple[Array, Array]:
         """Mean and variance of a response (of a binomial one the share of successes), zeros of its own included.
@@ -261,12 +261,12 @@ class Family:
         """
         if self.second == "nu":
             return np.asarray(mu + phi * rng.standard_t(zero, len(mu)))
-        values = np.asarray(_DRAWS[self.plain](rng, mu, phi, trials), float)
+        values = np.asarray(DRAWS[self.plain](rng, mu, phi, trials), float)
         if not self.zeros:
             return values
         own = rng.random(len(values)) < zero
         while self.zeros == zeros.HURDLE and (again := ~own & (values == 0)).any():
-            values = np.where(again, _DRAWS[self.plain](rng, mu, phi, trials), values)
+            values = np.where(again, DRAWS[self.plain](rng, mu, phi, trials), values)
         return np.where(own, 0.0, values)
 
     def rough_mean(self, y: Array, trials: Array | None) -> Array:
@@ -289,42 +289,6 @@ class Family:
         return np.asarray(0.5 * (y + y.mean()))
 
 
-_SUPPORT: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
-    "gaussian": lambda y, m: np.isfinite(y),
-    "bernoulli": lambda y, m: (y == 0) | (y == 1),
-    "binomial": lambda y, m: (y >= 0) & (y <= m) & (m > 0) & (y == np.round(y)) & (m == np.round(m)),
-    "poisson": lambda y, m: (y >= 0) & (y == np.round(y)),
-    "negativebinomial": lambda y, m: (y >= 0) & (y == np.round(y)),
-    "gamma": lambda y, m: y > 0,
-    "wald": lambda y, m: y > 0,
-    "beta": lambda y, m: (y > 0) & (y < 1),
-}
-_SUPPORT |= {"t": _SUPPORT["gaussian"], "cumulative": lambda y, m: y >= 0}
-_SUPPORT |= {"betabinomial": _SUPPORT["binomial"], "negativebinomial1": _SUPPORT["poisson"]}
-_VARIANCE: dict[str, Callable[[Array, Any], Array]] = {
-    "gaussian": lambda mu, phi: np.full_like(mu, phi**2),
-    "bernoulli": lambda mu, phi: mu * (1.0 - mu),
-    "binomial": lambda mu, phi: mu * (1.0 - mu),
-    "poisson": lambda mu, phi: mu,
-    "negativebinomial": lambda mu, phi: mu + mu**2 / phi,
-    "gamma": lambda mu, phi: mu**2 / phi,
-    "wald": lambda mu, phi: mu**3 / phi,
-    "beta": lambda mu, phi: mu * (1.0 - mu) / (1.0 + phi),
-    "negativebinomial1": lambda mu, phi: mu * (1.0 + phi),
-    "t": lambda mu, phi: np.full_like(mu, phi**2),
-}
-_DRAWS: dict[str, Callable[..., Array]] = {
-    "gaussian": lambda rng, mu, phi, m: rng.normal(mu, phi),
-    "bernoulli": lambda rng, mu, phi, m: rng.binomial(1, mu).astype(float),
-    "binomial": lambda rng, mu, phi, m: rng.binomial(np.asarray(m, int), mu).astype(float),
-    "poisson": lambda rng, mu, phi, m: rng.poisson(mu).astype(float),
-    "negativebinomial": lambda rng, mu, phi, m: rng.negative_binomial(phi, phi / (phi + mu)).astype(float),
-    "gamma": lambda rng, mu, phi, m: rng.gamma(phi, mu / phi),
-    "wald": lambda rng, mu, phi, m: rng.wald(mu, phi),
-    "beta": lambda rng, mu, phi, m: rng.beta(mu * phi, (1.0 - mu) * phi),
-    "betabinomial": lambda rng, mu, phi, m: rng.binomial(np.asarray(m, int), rng.beta(mu * phi, (1.0 - mu) * phi)),
-    "negativebinomial1": lambda rng, mu, phi, m: rng.negative_binomial(mu / phi, 1.0 / (1.0 + phi)),
-}
 FAMILIES = {
     family.name: family
     for family in (

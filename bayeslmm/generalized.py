@@ -21,8 +21,8 @@ from bayeslmm.errors import MethodError
 from bayeslmm.exact.densities import means
 from bayeslmm.exact.factor import times_lambda
 from bayeslmm.family import HETEROSCEDASTIC, LINKS, family_of
+from bayeslmm.generalized_page import page_of
 from bayeslmm.generalized_search import (
-    METHODS,
     NODES,
     Found,
     centred,
@@ -39,27 +39,9 @@ from bayeslmm.optimise import approach, minimise
 from bayeslmm.restriction import Restriction
 from bayeslmm.result import natural_by_group
 from bayeslmm.second import SecondParameters
-from bayeslmm.table import (
-    Page,
-    Table,
-    fixed_correlations,
-    frame_table,
-    left_out,
-    model_lines,
-    random_effects,
-    sizes,
-    with_z,
-    zeros,
-)
+from bayeslmm.table import Page
 
 Array = NDArray[np.float64]
-# Deviation on the link scale at which a level all but determines its responses.
-DETERMINED = 8.0
-FURTHER = {
-    "dispersion": "Log of the dispersion",
-    "zero": "Logit of the probability of a zero of its own",
-    "nu": "Log of nu",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -238,55 +220,7 @@ class GeneralizedFit(SecondParameters):
 
     def page(self) -> Page:
         """The summary, to print or to show in a notebook."""
-        by = f" ({METHODS['Laplace']})" if self.method == "MAP" else ""
-        how = METHODS[self.method] + (f" ({self.nodes} nodes)" if self.nodes > 1 else by)
-        mixed = "mixed " if self.model.groups else ""
-        linear = f"Linear {mixed}model fit by maximum likelihood, with a formula for sigma"
-        title = linear if self.model.family == HETEROSCEDASTIC else f"Generalized linear {mixed}model fit by {how}"
-        lines = [*model_lines(self.model), f"Family: {self.model.family} ({self.model.link} link)"]
-        if np.isfinite(self.dispersion):
-            nu = f", nu = {self.nu:.5g}" if np.isfinite(self.nu) else ""
-            lines.append(f"Dispersion: {family_of(self.model.family).dispersion} = {self.dispersion:.5g}{nu}")
-        both = {"AIC": [self.aic], "BIC": [self.bic]} if self.method != "MAP" else {"logPosterior": [self.logposterior]}
-        criteria = pd.DataFrame(both | {"logLik": [self.loglik], "deviance": [self.deviance]}, index=[""])
-        criteria = criteria.map(lambda value: f"{value:.1f}").assign(df=str(self.df))
-        tables = [(frame_table("", criteria), "")] if np.isfinite(self.loglik) else []  # quasi-likelihood has none
-        tables += self._quantiles()
-        tables += (
-            [(random_effects(self, residual=self.method == "PQL"), sizes(self.model))] if self.model.groups else []
-        )
-        fixed = pd.DataFrame({"estimate": self.fixef, "se": self.se})
-        tables += [(frame_table("Fixed effects", with_z(fixed)), "")] if len(fixed) else []
-        tables += [(frame_table("Thresholds", with_z(self.thresholds)), "")] if self.model.design.ordered else []
-        tables += [(frame_table(FURTHER[name], with_z(frame)), "") for name, frame in self.further_fixef.items()]
-        tables += [(fixed_correlations(self), "")] if 1 < len(self.beta) <= 12 else []
-        remarks = left_out(self.model)
-        held = ", ".join(f"{name} = {value:.6g}" for name, value in self.fixed.items())
-        remarks += [f"Held fixed, not estimated: {held}."] if held else []
-        remarks += [f"Singular fit: {'; '.join(zeros(self))}."] if self.singular else []
-        remarks += self._determined()
-        remarks += [] if self.converged else [f"NOT CONVERGED: {self.message}"]
-        remarks += [f"At a limit: {said}." for _, _, said in (self.message.partition("converged; "),) if said]
-        return Page(title, tuple(lines), tuple(tables), tuple(remarks))
-
-    def _quantiles(self) -> list[tuple[Table, str]]:
-        """Quantiles of the Pearson residuals, where there are such."""
-        if self.model.design.ordered:
-            return []
-        five = (tuple(f"{v:.4f}" for v in np.quantile(self.pearson_residuals, [0, 0.25, 0.5, 0.75, 1])),)
-        return [(Table("Pearson residuals", ("Min", "1Q", "Median", "3Q", "Max"), five, 0), "")]
-
-    def _determined(self) -> list[str]:
-        """Which effects are so large that a level all but determines its responses."""
-        if self.model.link not in ("logit", "probit", "cloglog", "cauchit"):
-            return []
-        return [
-            f"sd_{group}[{effect}] is {size:.3g} on the {self.model.link} scale: the level all but determines the response. "
-            "There the approximation is at its worst; compare with AGHQ."
-            for group, sds in self.group_sd.items()
-            for effect, size in zip(self.model.effects(group), sds, strict=True)
-            if effect == "Intercept" and size > DETERMINED
-        ]
+        return page_of(self)
 
     def summary(self, df: str | None = "default") -> str:
         """A summary in the layout of lme4's; the coefficients have z tests, so that `df` has no other choice."""
