@@ -18,3 +18,4 @@ def compile_kernels() -> None:
     counts = model.update("y ~ x + (1 | g)", family="poisson")
     predict(fit(counts, "AGHQ", nodes=3), interval=None)
     sample(counts, draws=10, tune=10, chains=1, seed=1, progress=False)
+    sample(counts, draws=10, tune=10, chains=1, seed=1, progress=False, route="laplace")
