@@ -18,7 +18,7 @@ from bayeslmm.model import Model
 from bayeslmm.powerscale import collapsed_loglik
 from bayeslmm.refits import Redrawn, Refits, bar, entropy_of, failure_notes
 from bayeslmm.sample import Route, sample
-from bayeslmm.simulate import simulate
+from bayeslmm.simulate import numbers_of, simulate
 from bayeslmm.table import Page, frame_table
 from bayeslmm.truths import blocks, prior_draws
 
@@ -300,7 +300,7 @@ def _check(model: Any, nsim: Any, draws: Any, tune: Any) -> None:
 def _response(model: Model, truth: Array, simulator: Simulator | None, rng: np.random.Generator) -> Array:
     if simulator is None:
         try:
-            return simulate(model, seed=rng, parameters=blocks(model, truth)).to_numpy()[:, 0]
+            return numbers_of(simulate(model, seed=rng, parameters=blocks(model, truth)))[:, 0]
         except BayesLMMError:
             raise
         except ValueError as error:  # NumPy's, of a mean that no count can have

@@ -196,21 +196,28 @@ def estimable(model: Model, rows: Array) -> NDArray[np.bool_]:
     """Whether rows (m, P) of weights of all columns of the formula are combinations of the rows of the data."""
     fixed = model.design.fixed
     finite = np.asarray(np.isfinite(rows).all(axis=1))
-    dropped = np.setdiff1d(np.arange(rows.shape[1]), fixed.kept)
+    dropped = np.setdiff1d(np.arange(rows.shape[1]), [*fixed.kept, *_intercept(model)])
     if not len(dropped):
         return finite
-    implied = rows[:, fixed.kept] @ _aliases(model, dropped)
+    known = [*fixed.kept, *_intercept(model)]
+    implied = rows[:, known] @ _aliases(model, known, dropped)
     gap = np.abs(rows[:, dropped] - implied).max(axis=1)
     return np.asarray(finite & (gap <= ESTIMABLE * np.maximum(1.0, np.abs(rows).max(axis=1))))
 
 
-def _aliases(model: Model, dropped: NDArray[np.intp]) -> Array:
-    """How the dropped columns are made of the kept ones (p, dropped)."""
+def _intercept(model: Model) -> list[int]:
+    """The column in whose place thresholds stand; none of another response."""
+    names = list(model.design.specs["fixed"].column_names) if model.design.ordered else []
+    return [names.index("Intercept")] if names else []
+
+
+def _aliases(model: Model, known: list[int], dropped: NDArray[np.intp]) -> Array:
+    """How the dropped columns are made of the known ones (p, dropped)."""
     design = model.design
     if design not in _ALIASES:
         frame = predictors(model)
         X = encode_again(design.specs["fixed"], frame, design.formula)
-        _ALIASES[design] = np.linalg.lstsq(X[:, design.fixed.kept], X[:, dropped], rcond=None)[0]
+        _ALIASES[design] = np.linalg.lstsq(X[:, known], X[:, dropped], rcond=None)[0]
     return _ALIASES[design]
 
 

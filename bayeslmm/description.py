@@ -52,9 +52,13 @@ def _first_stage(model: Model, predictor: str) -> str:
         columns = ", ".join(model.design.further["dispersion"].names)
         noise = "σ[i]²/w[i]" if weighted else "σ[i]²"
         return f"{response}[i] ~ Normal({predictor}, {noise}), log(σ[i]) = W[i]·γ, W = ({columns})"
+    if model.design.ordered:
+        weights = ", log probability times w[i]" if weighted else ""
+        return f"{model.link} P({response}[i] ≤ k) = τ[k] - ({predictor}){weights}"
     name, dispersion = family_of(model.family).name.capitalize(), family_of(model.family).dispersion
     dispersion = f"{dispersion}[i]" if "dispersion" in model.design.further else dispersion
-    dispersion = ", ".join(filter(None, [dispersion, "π[i]" if "zero" in model.design.further else None]))
+    others = {"nu": "nu", "zero": "π[i]"}
+    dispersion = ", ".join(filter(None, [dispersion, *(others.get(name) for name in model.design.further)]))
     weights = ", log density times w[i]" if weighted else ""
     return f"{response}[i] ~ {name}(μ[i]{', ' + dispersion if dispersion else ''}), {model.link}(μ[i]) = {predictor}{weights}"
 
@@ -72,6 +76,8 @@ def _data(model: Model) -> list[str]:
         f"rows      {design.nobs}" + (f" ({design.n_dropped} dropped: missing values)" if design.n_dropped else "")
     ]
     lines.append(f"β         {', '.join(design.fixed.names) or 'none'}")
+    if design.thresholds:
+        lines.append(f"τ         {', '.join(design.thresholds)}")
     if design.fixed.dropped:
         lines.append(f"dropped   {', '.join(design.fixed.dropped)} (linear combinations of the columns before them)")
     sizes = ", ".join(f"{g}: {len(model.levels(g))} levels x {len(model.effects(g))}" for g in model.groups)

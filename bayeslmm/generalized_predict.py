@@ -22,6 +22,7 @@ from bayeslmm.family import LINKS, family_of, linked
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.population import STEP, parameter_root
 from bayeslmm.result import Result
+from bayeslmm.thresholds import by_thresholds
 
 Array = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ Array = NDArray[np.float64]
 class Uncertain(NamedTuple):
     """How far η of rows may be off: the variance of z'(û − u) given the parameters, and dη/dψ (rows, P), û moving with ψ.
 
-    ψ holds all parameters: θ, β, log φ where it is one number, coefficients for φ and for zeros.
+    ψ holds all parameters: θ, β, log φ where it is one number, coefficients for φ and for zeros, thresholds.
     """
 
     effects: Array
@@ -73,6 +74,11 @@ def _mode_slopes(approximation: Laplace, point: Point) -> tuple[Array, Factor]:
     V += [at.first_aux[:, None]] if approximation.has_dispersion else []
     V += [at.first_aux[:, None] * approximation.W]
     V += [at.first_zero[:, None] * approximation.Z0] if approximation.Z0.shape[1] else []
+    V += (
+        [by_thresholds(d.y, approximation.n_thresholds, at.first_aux, at.first_zero)]
+        if approximation.n_thresholds
+        else []
+    )
     right = times_lambda_transposed(s, lam, _across(approximation, np.column_stack(V)))
     score = _across(approximation, at.first[:, None])
     for i, turn in enumerate(turns):

@@ -315,6 +315,10 @@ def _labels(chosen: Sequence[Predictor]) -> pd.Index:
 
 
 def _transformation(model: Model, scale: str) -> Any:
+    if scale == "response" and model.design.ordered:
+        raise MethodError(
+            'a category has no mean; bl.predict(fit, data, kind="probabilities") has the probability of each'
+        )
     found = transformation_of(model.formula.response, model.link)
     if scale == "response" and found is None:
         raise MethodError(
@@ -330,6 +334,7 @@ def _averaging_notes(whole: Grid, size: int, weights: str, slope: str | None) ->
     held = [f"{p.name} = {p.values[0]:.5g}" for p in whole.predictors if p.numeric and len(p.values) == 1]
     notes = [f"Averaged over {', '.join(over)}, weights {weights}."] if over else []
     notes += [f"Covariates at {', '.join(held)}."] if held else []
+    notes += ["Without thresholds: differences have a meaning, levels none."] if whole.model.design.ordered else []
     inside = {p.name for p in chosen} | ({slope} if slope else set())
     mixed = [name for name in over if name != slope and _interacts(whole.model, name, inside)]
     return notes + (

@@ -106,6 +106,7 @@ def own(joint: Joint) -> Laplace:
     """An approximation that shares nothing mutable, on the rows that the joint density has joined."""
     approximation = Laplace(joint.model)
     approximation.rows, approximation.observed = joint.data.rows, joint.data.observed
+    approximation.W, approximation.Z0 = joint.data.W, joint.data.Z0
     return approximation
 
 

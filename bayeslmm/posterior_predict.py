@@ -47,7 +47,7 @@ def over_draws(
             np.exp(a) if kind == "dispersion" else 1.0 / (1.0 + np.exp(-a)), (len(rows.X), a.shape[1])
         )
         return pd.DataFrame(described(values, tail), index=rows.index, columns=_columns(tail))
-    draws = _Draws(posterior, rows, kind, entropy=int(rng.integers(2**62)), data=data)
+    draws = Draws(posterior, rows, kind, entropy=int(rng.integers(2**62)), data=data)
     step = max(1, MOST_AT_ONCE // (draws.count * draws.nodes))
     parts = [draws.describe(slice(at, at + step), tail, rng) for at in range(0, len(rows.X), step)]
     return pd.DataFrame(np.concatenate(parts), index=rows.index, columns=_columns(tail))
@@ -64,7 +64,7 @@ def described(values: Array, tail: float | None) -> Array:
     return np.column_stack(columns)
 
 
-class _Draws:
+class Draws:
     """The draws of a posterior that rows need, turned into predictions a slice of rows at a time."""
 
     def __init__(self, posterior: Posterior, rows: Rows, kind: str, entropy: int, data: Any) -> None:
@@ -81,14 +81,19 @@ class _Draws:
         self.factors = {name: covariance_factors(posterior, name) for name in new}
         self.nodes = NODES if self.link is not None and new else 1
 
-    def describe(self, part: slice, tail: float | None, rng: np.random.Generator) -> Array:
-        """Mean, standard deviation and quantiles (rows, 2 or 4); what is not known enters the first two exactly."""
+    def predictor(self, part: slice) -> tuple[Array, Array]:
+        """η (rows, draws) less the effects that are not known, and the variance of those."""
         values = self.rows.offset[part, None] + self.rows.X[part] @ self.beta.T
         variance = np.zeros_like(values)
         for name, effects in self.ranef.items():
             values += self._known(name, effects, part)
         for name, factor in self.factors.items():
             variance += self._new_variance(name, factor, part)
+        return values, variance
+
+    def describe(self, part: slice, tail: float | None, rng: np.random.Generator) -> Array:
+        """Mean, standard deviation and quantiles (rows, 2 or 4); what is not known enters the first two exactly."""
+        values, variance = self.predictor(part)
         if self.link is not None:
             return self._means(values, variance, part, tail)
         residual = None

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bayeslmm.categories import Located, categories_over_draws, check_kind, predicted_categories
 from bayeslmm.columns import frame_of, nrows
 from bayeslmm.errors import DataError, MethodError, UnseenLevelError
 from bayeslmm.exact.factor import back_solve, times_lambda
@@ -21,7 +22,7 @@ from bayeslmm.generalized_predict import Parts, Predictor, check_part, predicted
 from bayeslmm.model import Model
 from bayeslmm.population import over_all
 from bayeslmm.population import variance as variance_of
-from bayeslmm.posterior_predict import over_draws
+from bayeslmm.posterior_predict import Draws, over_draws
 from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, Result
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+KINDS = ("mean", "response", "link", "conditional", "zero", "dispersion", "probabilities")
 
 
 def predict(
@@ -38,7 +40,7 @@ def predict(
     *,
     groups: Literal["conditional", "population", "new"] = "conditional",
     interval: float | None = 0.95,
-    kind: Literal["mean", "response", "link", "conditional", "zero", "dispersion"] = "mean",
+    kind: Literal["mean", "response", "link", "conditional", "zero", "dispersion", "probabilities"] = "mean",
     unseen: Literal["error", "new"] = "error",
     seed: Any = None,
     weights: str | float | Sequence[float] | None = None,
@@ -64,12 +66,13 @@ def predict(
         Known groups with their own effects; every effect 0; or every group a new one, its effects integrated over.
     interval : float or None
         Probability of the interval; None leaves it out.
-    kind : {"mean", "response", "link", "conditional", "zero", "dispersion"}
+    kind : {"mean", "response", "link", "conditional", "zero", "dispersion", "probabilities"}
         The mean of the response; or a new observation of it, which adds the residual variance σ²/w (Gaussian models); or
         the linear predictor. For another family than the Gaussian ``"mean"`` is g⁻¹(η), and averaged over the effects
         that are integrated over, E g⁻¹(η); with ``groups="population"`` g⁻¹(Xβ), which is its median. In a family with
         zeros of their own it is the mean of all responses, ``"conditional"`` that of the responses without such a zero
         (of a hurdle: of the positive ones), ``"zero"`` the probability of one; ``"dispersion"`` is the family's dispersion.
+        Ordered categories have ``"probabilities"``, and no mean.
         Where a model has a formula for dispersion or zeros, standard errors are by the delta method over all parameters,
         θ included, and the effects (as glmmTMB's).
     unseen : {"error", "new"}
@@ -85,7 +88,7 @@ def predict(
     Returns
     -------
     DataFrame
-        Columns `mean`, `se` and, with an interval, `lower` and `upper`; a row for each row.
+        Columns `mean`, `se` and, with an interval, `lower` and `upper`; of probabilities blocks of a column per category.
 
     Raises
     ------
@@ -108,6 +111,7 @@ def predict(
     if response and family_of(result.model.family).plain != "gaussian":
         raise MethodError('kind="response" is for Gaussian models; bl.simulate(fit, data=...) draws new responses')
     check_part(result, kind)
+    check_kind(result.model, kind)
     if weights is not None and not response:
         raise MethodError('weights matter to a new observation only; add kind="response" or leave weights out')
     random = groups != "population" and kind not in ("zero", "dispersion")
@@ -121,14 +125,17 @@ def predict(
         return _generalized(result, rows, tail, kind, data)
     if isinstance(result, PointFit):
         return _at_point(result, rows, tail, response)
-    return over_draws(cast("Posterior", result), rows, tail, kind, generator(seed), data)
+    posterior, rng = cast("Posterior", result), generator(seed)
+    if kind == "probabilities":
+        draws = Draws(posterior, rows, kind, entropy=0, data=data)
+        return categories_over_draws(posterior, draws.predictor, rows.index, tail)
+    return over_draws(posterior, rows, tail, kind, rng, data)
 
 
 def _check(result: Any, groups: str, kind: str, unseen: str) -> None:
     if not isinstance(result, Result):
         raise MethodError(f"predict takes a PointFit or a Posterior, not {type(result).__name__}; fit or sample first")
-    kinds = ("mean", "response", "link", "conditional", "zero", "dispersion")
-    choices = {"groups": ("conditional", "population", "new"), "kind": kinds, "unseen": ("error", "new")}
+    choices = {"groups": ("conditional", "population", "new"), "kind": KINDS, "unseen": ("error", "new")}
     for name, value in (("groups", groups), ("kind", kind), ("unseen", unseen)):
         if value not in choices[name]:
             raise MethodError(f"{name}={value!r} is not known; use " + " or ".join(repr(c) for c in choices[name]))
@@ -259,6 +266,8 @@ def _generalized(fit: GeneralizedFit, rows: Rows, tail: float | None, kind: str,
             eta += np.where(group.codes >= 0, effect, 0.0)
         found = [rows.groups[f.group] for f in fit.model.structure.factors if rows.groups]
         given = uncertainty(fit, rows.X, [g.columns for g in found], [g.codes for g in found])
+        if kind == "probabilities":
+            return predicted_categories(fit, Located(eta, integrated, given), tail, rows.index)
         if kind == "dispersion" or (fit.model.design.further and (kind != "link" or over_all(fit))):
             dispersion, zero = (fit.model.design.further_columns(name, data) for name in ("dispersion", "zero"))
             parts = Parts(eta, given, spread, dispersion, zero, 1.0 if rows.weights is None else rows.weights)

@@ -18,7 +18,7 @@ from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
 from bayeslmm.powerscale import likelihood_sensitivity, posterior_pull
 from bayeslmm.quantile_residuals import quantile_residuals
-from bayeslmm.simulate import simulate
+from bayeslmm.simulate import numbers_of, simulate
 from bayeslmm.verdict import Finding, judge, verdict
 
 Array = NDArray[np.float64]
@@ -121,7 +121,7 @@ def _between(codes: NDArray[np.intp]) -> Callable[[Array], Array]:
 
 def replicated(post: Posterior, nsim: int, seed: Any) -> pd.DataFrame:
     """Statistics of responses drawn from the posterior, groups anew; the first row is the data's."""
-    y = np.vstack([post.model.design.y, simulate(post, nsim, seed=seed).to_numpy().T])
+    y = np.vstack([post.model.design.y, numbers_of(simulate(post, nsim, seed=seed)).T])
     return pd.DataFrame({name: of(y) for name, of in predictive_statistics(post.model).items()})
 
 

@@ -16,11 +16,12 @@ from scipy.stats import rankdata
 from bayeslmm import pivotal
 from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.errors import MethodError
+from bayeslmm.family import family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.leftout import densities, smoothed
 from bayeslmm.pivotal import Transforms, transforms
 from bayeslmm.posterior import Posterior
-from bayeslmm.simulate import simulate
+from bayeslmm.simulate import numbers_of, simulate
 from bayeslmm.table import Page, frame_table
 
 Array = NDArray[np.float64]
@@ -269,7 +270,7 @@ def quantile_residuals(
     at_draws: Transforms | None = None
     remarks: tuple[str, ...] = ()
     if method == "simulation":
-        drawn = simulate(fit, nsim, seed=rng, groups=groups).to_numpy()
+        drawn = numbers_of(simulate(fit, nsim, seed=rng, groups=groups))
         every = np.column_stack([y, drawn])
         less, equal = (drawn < y[:, None]).sum(axis=1), (drawn == y[:, None]).sum(axis=1)
         values = (less + rng.uniform(size=len(y)) * (equal + 1.0)) / (nsim + 1.0)
@@ -278,7 +279,8 @@ def quantile_residuals(
         found = transforms(fit, weights, nsim, rng)
         values, groups, at_draws = found.averaged, "conditional", found if method == "exact" else None
     else:
-        values = randomised(model.family, y, fit.given_effects, rng.uniform(size=len(y)))
+        uniform, second = rng.uniform(size=len(y)), family_of(model.family).second
+        values = fit.transforms(uniform) if second else randomised(model.family, y, fit.given_effects, uniform)
         groups = "conditional"
     named = pd.Series(values, index=model.design.rows, name="quantile_residuals")
     return QuantileResiduals(fit, named, groups, method, every, seed, at_draws, remarks)

@@ -20,7 +20,7 @@ from bayeslmm.exact.products import EXACT_FIT, Products, add_right, power_of_two
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit
-from bayeslmm.simulate import simulate
+from bayeslmm.simulate import numbers_of, simulate
 from bayeslmm.threads import THREADS_FROM, one_thread
 
 Array = NDArray[np.float64]
@@ -181,7 +181,7 @@ def tasks(nsim: int, entropy: int) -> list[Task]:
 
 def responses(fit: PointFit, task: Task, groups: Groups) -> Array:
     """Simulated responses of one block (size, n)."""
-    return simulate(fit, task.size, seed=np.random.default_rng(task.seed), groups=groups).to_numpy().T
+    return numbers_of(simulate(fit, task.size, seed=np.random.default_rng(task.seed), groups=groups)).T
 
 
 def refitted(fit: PointFit, refits: Refits | Redrawn, y: Array) -> PointFit | str:

@@ -20,6 +20,7 @@ from bayeslmm.predict import Rows, generator, rows_of
 from bayeslmm.replicates import spaced_draws, store_responses
 from bayeslmm.response import trials_of
 from bayeslmm.result import PointFit, Result
+from bayeslmm.thresholds import checked, draws
 
 if TYPE_CHECKING:
     from bayeslmm.posterior import Posterior
@@ -43,7 +44,8 @@ def simulate(
 ) -> pd.DataFrame:
     """Draw responses ``y = offset + Xβ + Zu + e``, ``u ~ N(0, Σ)`` for each level, ``e ~ N(0, σ²/w)``.
 
-    Of another family: responses with mean ``g⁻¹(offset + Xβ + Zu)``; of a binomial one the successes.
+    Of another family: responses with mean ``g⁻¹(offset + Xβ + Zu)``; of a binomial one the successes, of ordered
+    categories an ordered categorical.
 
     Parameters
     ----------
@@ -60,8 +62,8 @@ def simulate(
     parameters : mapping, optional
         For a model: ``"fixef"``, ``"sd_Subject"``, ``"corr_Subject"`` (where effects are correlated) and ``"sigma"``
         (of another family its dispersion: ``"alpha"``, ``"kappa"``, ``"lam"``, or nothing; with formulas for these
-        ``"dispersion"`` and ``"zero"``), in the order of the model or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``,
-        ``{"Intercept, Days": 0.1}``.
+        ``"dispersion"`` and ``"zero"``), ``"nu"`` of the t family, ``"thresholds"`` of ordered categories, in the order of
+        the model or as mappings: ``{"Intercept": 250.0, "Days": 10.0}``, ``{"Intercept, Days": 0.1}``.
     data : table, optional
         New rows with the predictors; without it the rows of the model.
     weights, offset : str, float or array, optional
@@ -105,7 +107,18 @@ def simulate(
         values[:, column] = respond(_linear_predictor(rows, levels, truth, rng), truth, rng)
     if chosen is not None:
         store_responses(cast("Posterior", source), chosen, values, None if data is None else rows.index)
-    return pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(len(truths))])
+    frame = pd.DataFrame(values, index=rows.index, columns=[f"sim_{i + 1}" for i in range(len(truths))])
+    return frame.apply(_labelled, levels=model.design.response_levels) if model.design.ordered else frame
+
+
+def _labelled(codes: pd.Series, levels: tuple[str, ...]) -> pd.Series:
+    return pd.Series(pd.Categorical.from_codes(codes.astype(int), list(levels), ordered=True), index=codes.index)
+
+
+def numbers_of(simulated: pd.DataFrame) -> Array:
+    """Simulated responses (n, nsim) as `Design.y` has them: of ordered categories their places from 0."""
+    columns = [column.cat.codes if hasattr(column, "cat") else column for _, column in simulated.items()]
+    return np.column_stack([np.asarray(column, float) for column in columns])
 
 
 def _check(source: Any, nsim: Any, parameters: Any) -> None:
@@ -139,8 +152,8 @@ def _kept(source: Any, model: Model, groups: Any) -> tuple[str, ...]:
 class Truth(NamedTuple):
     """What one simulation takes for true.
 
-    β, by group the effects' covariance factor and the effects, σ or the dispersion, and the coefficients of the formulas for
-    dispersion and zeros.
+    β, by group the effects' covariance factor and the effects, σ or the dispersion, the coefficients of the formulas for
+    dispersion and zeros, and ν of a t response or thresholds.
     """
 
     beta: Array
@@ -148,6 +161,7 @@ class Truth(NamedTuple):
     ranef: Mapping[str, Array]
     sigma: float
     further: Mapping[str, Array]
+    second: Array = np.empty(0)
 
 
 class Levels(NamedTuple):
@@ -183,8 +197,12 @@ def _responder(model: Model, rows: Rows, data: Any) -> Responder:
     columns = design.further_of(data)
 
     def respond(eta: Array, truth: Truth, rng: np.random.Generator) -> Array:
+        if family.ordered:
+            return draws(rng, model.link, eta, truth.second)
         at = {name: columns[name] @ coefficients for name, coefficients in truth.further.items()}
         phi = np.exp(at["dispersion"]) / root if "dispersion" in at else truth.sigma
+        if family.second == "nu":
+            return family.draws(rng, eta, phi, m, truth.second[0])
         return family.draws(rng, means(link, eta), phi, m, 1.0 / (1.0 + np.exp(-at["zero"])) if "zero" in at else 0.0)
 
     return respond
@@ -210,10 +228,11 @@ def _truths(
     if isinstance(source, PointFit):
         factors = {g: sd[:, None] * psd_factor(source.group_corr[g]) for g, sd in source.group_sd.items()}
         ranef = {group: source.group_ranef[group] for group in kept}
-        noise = source.dispersion if isinstance(source, GeneralizedFit) else source.sigma
-        further = source.further_fixef if isinstance(source, GeneralizedFit) else {}
-        gamma = {name: frame["estimate"].to_numpy() for name, frame in further.items()}
-        return [Truth(source.beta, factors, ranef, noise, gamma)] * nsim
+        if not isinstance(source, GeneralizedFit):
+            return [Truth(source.beta, factors, ranef, source.sigma, {})] * nsim
+        gamma = {name: source.further_fixef[name]["estimate"].to_numpy() for name in source.model.priors.further}
+        second = source.tau if source.model.design.ordered else np.array([source.nu])
+        return [Truth(source.beta, factors, ranef, source.dispersion, gamma, second)] * nsim
     posterior = cast("Posterior", source)
     total = posterior.n_draws
     which = rng.choice(total, nsim, replace=nsim > total) if chosen is None else np.ravel(chosen)
@@ -227,12 +246,14 @@ def _drawn_truths(posterior: Posterior, which: NDArray[np.intp], kept: tuple[str
     beta = posterior.draws("fixef")[which] if posterior.model.X.shape[1] else np.empty((len(which), 0))
     factors = {group: covariance_factors(posterior, group, which) for group in posterior.model.groups}
     ranef = {group: posterior.draws(f"ranef_{group}")[which] for group in kept}
-    gamma = {name: posterior.draws(name)[which] for name in posterior.model.design.further}
+    gamma = {name: posterior.draws(name)[which] for name in posterior.model.priors.further}
+    name = family_of(posterior.model.family).second
+    second = np.empty((total, 0)) if name is None else posterior.draws(name).reshape(total, -1)
 
     def truth(i: int, d: int) -> Truth:
         own = ({name: values[i] for name, values in kind.items()} for kind in (factors, ranef, gamma))
         scale, effects, coefficients = own
-        return Truth(beta[i], scale, effects, float(noise[d]), coefficients)
+        return Truth(beta[i], scale, effects, float(noise[d]), coefficients, second[d])
 
     return [truth(i, d) for i, d in enumerate(which)]
 
@@ -242,12 +263,16 @@ def _given_truth(model: Model, parameters: Any) -> Truth:
     given = dict(parameters) if isinstance(parameters, Mapping) else {}
     _check_names(labels, given, parameters)
     values = {name: _numbers(name, names, given[name]) for name, names in labels.items()}
-    noise = model.dispersion
-    if noise is not None and not values[noise][0] > 0:
-        raise MethodError(f"{noise} is {values[noise][0]:g}; it must be positive")
+    noise, name = model.dispersion, family_of(model.family).second
+    for positive in (noise, "nu" if name == "nu" else None):
+        if positive is not None and not values[positive][0] > 0:
+            raise MethodError(f"{positive} is {values[positive][0]:g}; it must be positive")
     factors = {group: _factor(model, group, values) for group in model.groups}
-    gamma = {name: values[name] for name in model.design.further}
-    return Truth(values.get("fixef", np.empty(0)), factors, {}, float(values[noise][0]) if noise else 1.0, gamma)
+    gamma = {name: values[name] for name in model.priors.further}
+    second = np.empty(0) if name is None else checked(values[name])
+    return Truth(
+        values.get("fixef", np.empty(0)), factors, {}, float(values[noise][0]) if noise else 1.0, gamma, second
+    )
 
 
 def _labels(model: Model) -> dict[str, tuple[str, ...]]:
@@ -259,7 +284,9 @@ def _labels(model: Model) -> dict[str, tuple[str, ...]]:
         if model.pairs(group):
             labels[f"corr_{group}"] = tuple(f"{effects[i]}, {effects[j]}" for i, j in model.pairs(group))
     labels |= {model.dispersion: (model.dispersion,)} if model.dispersion else {}
-    return labels | {name: block.names for name, block in model.design.further.items()}
+    labels |= {name: model.design.further[name].names for name in model.priors.further}
+    second = family_of(model.family).second
+    return labels if second is None else labels | {second: model.design.thresholds or (second,)}
 
 
 def _check_names(labels: Mapping[str, tuple[str, ...]], given: Mapping[str, Any], parameters: Any) -> None:

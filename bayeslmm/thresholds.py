@@ -43,6 +43,15 @@ def pulled_back(y: Array, free: Array, upper: Array, lower: Array) -> Array:
     return np.asarray(slopes(free).T @ by_tau)
 
 
+def by_thresholds(y: Array, count: int, upper: Array, lower: Array) -> Array:
+    """Derivatives (n, count) of rows by the thresholds, from those by each row's upper and lower one."""
+    found = np.zeros((len(y), count + 2))  # of −∞, τ, +∞
+    code = y.astype(np.intp)
+    found[np.arange(len(y)), code + 1] += upper
+    found[np.arange(len(y)), code] += lower
+    return found[:, 1:-1]
+
+
 def start(y: Array, count: int, link: str, weights: Array) -> Array:
     """τ_1 and the logs of the steps at which the categories have their shares among the rows, all η alike."""
     below = np.cumsum(np.bincount(y.astype(np.intp), weights, count))
