@@ -211,6 +211,7 @@ def test_laplace_s_approximation_uncorrected_is_noticed():
     assert found.frame.loc["sd_g[Intercept]", "p_holm"] < 0.01
 
 
+@pytest.mark.slow
 def test_posteriors_that_stay_uncorrected_are_counted():
     """99 draws: the limit of Pareto's k is 0.5, which these weights often exceed."""
     found = bl.calibrate(clustered(100), 20, draws=99, tune=60, seed=1, route="laplace", progress=False)
