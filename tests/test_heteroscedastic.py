@@ -129,7 +129,6 @@ def test_what_needs_one_sigma_says_so() -> None:
     for call, error, message in (
         (lambda: bl.fit(model, "REML"), MethodError, "formula for sigma"),
         (lambda: bl.fit(model, "MAP"), MethodError, "formula for sigma"),
-        (lambda: bl.fit(model, fixef="joint"), MethodError, "one residual variance"),
         (lambda: bl.fit(model, fixed={"sigma": 1.0}), MethodError, "no parameter 'sigma'"),
         (lambda: bl.sample(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),
         (lambda: bl.to_pymc(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),

@@ -270,7 +270,7 @@ def test_parts_without_meaning_are_refused() -> None:
     for call, error, message in (
         (lambda: bl.predict(plain, kind="zero"), MethodError, "zeros of their own"),
         (lambda: bl.predict(plain, kind="conditional"), MethodError, "zeros of their own"),
-        (lambda: bl.predict(zeros, kind="dispersion"), MethodError, "that has one"),
+        (lambda: bl.predict(zeros, kind="dispersion"), MethodError, "zero_inflated_poisson"),
         (lambda: bl.attenuation(zeros), MethodError, "no marginal coefficients"),
         (lambda: bl.predict(zeros, {"spp": ["GP"], "mined": [None]}, kind="zero"), DataError, "missing"),
         (lambda: bl.predict(bl.fit(zeros.model, fast=True)), MethodError, "fast=False"),
