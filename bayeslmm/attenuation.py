@@ -110,7 +110,8 @@ def attenuation(fit: Any) -> Attenuation:
         raise MethodError(f"attenuation is of generalized fits; got {type(fit).__name__}")
     if not fit.model.groups or not len(fit.beta):
         raise MethodError("attenuation is of coefficients beside random effects; the model lacks one of them")
-    if family_of(fit.model.family).zeros:
+    family = family_of(fit.model.family)
+    if family.zeros or family.ordered:
         raise MethodError(
             f"the mean of the {fit.model.family} family is not g⁻¹(η), so that no marginal coefficients belong to it; "
             'bl.means(fit, ..., scale="response", groups="new") has its averages'

@@ -109,6 +109,11 @@ class Design:
         levels = self.response_levels if self.ordered else ()
         return tuple(f"{below}|{above}" for below, above in pairwise(levels))
 
+    @property
+    def second_names(self) -> tuple[str, ...]:
+        """Public names of the family's second parameter: ``nu``, or ``thresholds[low|high]`` and so on; none of others."""
+        return ("nu",) if "nu" in self.further else tuple(f"thresholds[{name}]" for name in self.thresholds)
+
     def further_columns(self, name: str, data: Any = None) -> Array:
         """Columns (n, k) of the formula for "dispersion" or "zero", of the rows of the fit or of new ones; none without."""
         if data is not None:

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 NORMAL_975 = 1.959963984540054
 STEP = 1e-5  # central differences of smooth maps: an error of about 1e-10
 EDGE = 1e-8  # 1 − |correlation| below which a correlation is at ±1
-COEFFICIENTS = ("fixef[", "dispersion[", "zero[")  # what names of coefficients, unbounded, begin with
+COEFFICIENTS = ("fixef[", "dispersion[", "zero[", "thresholds[")  # what names of coefficients, unbounded, begin with
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +74,9 @@ def parameter_names(model: Model) -> tuple[str, ...]:
 
 
 def further_names(model: Model) -> tuple[str, ...]:
-    """Public names of the coefficients of the formulas for dispersion and zeros: ``dispersion[x]``, ``zero[Intercept]``."""
-    return tuple(f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names)
+    """Public names of the coefficients of the formulas for dispersion and zeros, ``zero[Intercept]``, and of ν or thresholds."""
+    blocks = [(name, block) for name, block in model.design.further.items() if name != "nu"]
+    return (*(f"{name}[{column}]" for name, block in blocks for column in block.names), *model.design.second_names)
 
 
 def variance_names(model: Model) -> tuple[str, ...]:
@@ -174,7 +175,8 @@ def posterior_draws(post: Posterior) -> Array:
         if model.pairs(group):
             parts.append(post.draws(f"corr_{group}"))
     parts += [np.asarray(post.draws(model.dispersion)).reshape(-1, 1)] if model.dispersion else []
-    parts += [post.draws(name) for name in model.design.further]
+    parts += [post.draws(name) for name in model.priors.further]
+    parts += [post.draws(name) for name in dict.fromkeys(key.partition("[")[0] for key in model.design.second_names)]
     flat = np.concatenate([np.asarray(part, float).reshape(len(parts[-1]), -1) for part in parts], axis=1)
     return flat.reshape(int(post.data["posterior"].sizes["chain"]), -1, flat.shape[1])
 
@@ -192,24 +194,33 @@ def _of_point(fit: PointFit, label: str) -> Estimates:
     lower, upper = _wald(natural, corr, -reach), _wald(natural, corr, reach)
     natural = np.where(_undefined(model, natural), np.nan, natural)
     further, further_se = _further(fit)
+    positive = np.array([name == "nu" for name in further_names(model)], bool)
     return Estimates(
         label=label,
         result=fit,
         names=parameter_names(model),
         estimate=np.concatenate([fit.beta, natural, further]),
         uncertainty=np.concatenate([se, natural_error, further_se]),
-        lower=np.concatenate([fit.beta - NORMAL_975 * se, lower, further - NORMAL_975 * further_se]),
-        upper=np.concatenate([fit.beta + NORMAL_975 * se, upper, further + NORMAL_975 * further_se]),
+        lower=np.concatenate([fit.beta - NORMAL_975 * se, lower, moved(further, further_se, positive, -NORMAL_975)]),
+        upper=np.concatenate([fit.beta + NORMAL_975 * se, upper, moved(further, further_se, positive, NORMAL_975)]),
         covariance=covariance,
     )
 
 
 def _further(fit: PointFit) -> tuple[Array, Array]:
-    """Coefficients of the formulas for dispersion and zeros, and their standard errors."""
-    frames = list(fit.further_fixef.values()) if isinstance(fit, GeneralizedFit) else []
+    """Coefficients of the formulas for dispersion and zeros, ν or thresholds, and their standard errors."""
+    frames = []
+    if isinstance(fit, GeneralizedFit):
+        frames = [frame for name, frame in fit.further_fixef.items() if name != "nu"] + [fit.second_estimates]
     both = np.concatenate([np.empty((0, 2)), *(frame[["estimate", "se"]].to_numpy(float) for frame in frames)])
     held = [name in fit.fixed for name in further_names(fit.model)]
     return both[:, 0], np.where(held, np.nan, both[:, 1])
+
+
+def moved(value: Array, error: Array, positive: NDArray[np.bool_], steps: float) -> Array:
+    """Values moved by a number of standard errors, positive ones on their logarithms."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(positive, value * np.exp(steps * error / value), value + steps * error)
 
 
 def _wald(natural: Array, corr: NDArray[np.bool_], reach: Array) -> Array:

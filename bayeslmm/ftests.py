@@ -202,11 +202,17 @@ def term_hypotheses(model: Model, type: int = 3) -> dict[str, Array]:
         raise MethodError(
             f"{model.formula.text!r} has no term besides the intercept; bl.coefficients(fit) has its test"
         )
+    X = (
+        model.X - model.X.mean(axis=0) if model.design.ordered else model.X
+    )  # beside thresholds, which are its intercept
     if type == 1 or len(tested) == 1:
-        L = _sequential(model.X)
+        L = _sequential(X)
         return {term.name: L[term.columns] for term in tested}
-    if type == 2:
-        return {term.name: _partial(model.X, term, terms) for term in tested}
+    contained = any(one.within(other) for one in tested for other in terms)
+    if type == 2 or (model.design.ordered and not contained):
+        return {term.name: _partial(X, term, terms) for term in tested}
+    if model.design.ordered:
+        raise MethodError("hypotheses of type 3 with interactions are not made beside thresholds; use type=2 or type=1")
     found = _marginal(model, terms)
     return {term.name: found[term.name] for term in tested}
 

@@ -91,8 +91,8 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
         return EffectSlice(*around, objective, at.to, len(at.start))
     place = public_names(model, fit.dispersed).index(name)
     kept, covariances = np.delete(np.arange(len(x)), place), tuple(term.covariance for term in model.terms)
-    objective, positive = criterion(_approximation(fit, model.design)), name == model.dispersion
-    estimate, lower = (fit.dispersion, 0.0) if positive else (float(x[place]), -np.inf)
+    objective, positive = criterion(_approximation(fit, model.design)), name in (model.dispersion, "nu")
+    estimate, lower = (float(np.exp(x[place])), 0.0) if positive else (float(x[place]), -np.inf)
     around = (estimate, x[kept], covariances, scale[np.ix_(kept, kept)], lower, np.inf)
     return EntrySlice(*around, objective, place, positive)
 

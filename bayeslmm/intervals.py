@@ -12,7 +12,7 @@ from scipy.special import chdtri, ndtr, ndtri
 
 from bayeslmm.bootstrap import Bootstrap, bootstrap
 from bayeslmm.errors import MethodError
-from bayeslmm.estimates import COEFFICIENTS, estimates, parameter_names, posterior_draws, variance_names
+from bayeslmm.estimates import COEFFICIENTS, estimates, moved, parameter_names, posterior_draws, variance_names
 from bayeslmm.posterior import Posterior
 from bayeslmm.profile import chosen, curves
 from bayeslmm.result import PointFit
@@ -146,9 +146,9 @@ def _wald(fit: PointFit, names: Sequence[str], level: float) -> Array:
     rows = []
     for name in names:
         value = found.estimate[found.at(name)]
-        if name.startswith(COEFFICIENTS):
-            move = reach * found.uncertainty[found.at(name)]
-            rows.append((value - move, value + move))
+        if name.startswith(COEFFICIENTS) or name == "nu":
+            at = found.estimate[[found.at(name)]], found.uncertainty[[found.at(name)]], np.array([name == "nu"])
+            rows.append((moved(*at, -reach).item(), moved(*at, reach).item()))
             continue
         move = reach * np.sqrt(variances[name])
         if np.isnan(move):

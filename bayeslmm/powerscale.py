@@ -25,6 +25,7 @@ from bayeslmm.fit import loglik_at
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
 from bayeslmm.result import PointFit
+from bayeslmm.thresholds import free_of
 
 Array = NDArray[np.float64]
 LOWER, UPPER = 0.8, 1.25
@@ -91,6 +92,8 @@ def log_prior(model: Model, values: Array) -> Array:
             )
     if priors.noise is not None:
         total += _logpdf(priors.noise, values[:, names.index(str(model.dispersion))])
+    for name, prior in priors.second.items():
+        total += _logpdf(prior, values[:, names.index(name)])
     for kind, block in priors.further.items():
         own = values[:, [names.index(f"{kind}[{name}]") for name in block.coefficients]]
         for prior, column in zip(block.priors, (own @ block.transform.T).T, strict=True):
@@ -120,9 +123,19 @@ def collapsed_loglik(model: Model, values: Array) -> Array:
         laplace = Laplace(model)
         last = values.shape[1] - laplace.n_further
         aux = np.log(values[:, last - 1]) if model.dispersion else np.zeros(len(values))
-        points = [Point(theta_of(model, v), v[:p], float(a), v[last:]) for v, a in zip(values, aux, strict=True)]
+        points = [
+            Point(theta_of(model, v), v[:p], float(a), _further(model, v[last:]))
+            for v, a in zip(values, aux, strict=True)
+        ]
         return np.array([-0.5 * laplace.minus_twice(point)[0] for point in points])
     return np.array([loglik_at(model, theta_of(model, row), float(row[-1]), row[:p]) for row in values])
+
+
+def _further(model: Model, natural: Array) -> Array:
+    """The further parameters as Laplace's approximation has them: of ν the logarithm, of thresholds the logs of their steps."""
+    if model.design.ordered:
+        return free_of(natural)
+    return np.append(natural[:-1], np.log(natural[-1])) if "nu" in model.design.further else natural
 
 
 def theta_of(model: Model, values: Array) -> Array:

@@ -65,7 +65,7 @@ class Curve:
 
     def __init__(self, fitted: PointFit, name: str, error: float) -> None:
         self.name, self.method = name, fitted.method
-        self.positive = name == fitted.model.dispersion  # a domain whose end 0 has no likelihood
+        self.positive = name in (fitted.model.dispersion, "nu")  # a domain whose end 0 has no likelihood
         self.slice = _slice(fitted, name)
         self.minimum = fitted.deviance
         self.estimate = self.slice.estimate
@@ -147,7 +147,9 @@ class Curve:
             else:
                 outer = point
             trial = self._next(point, inner, outer, target, side)
-            if outer is not None and abs(outer.value - inner.value) <= 1e-12 * max(abs(trial), self.size):
+            if outer is not None and abs(outer.value - inner.value) <= 1e-12 * max(
+                abs(trial), 0.0 if self.positive else self.size
+            ):
                 return end if outer.value == end and abs(self.at(end, again=True).zeta) <= target else trial
         bound = "lower" if side < 0 else "upper"
         raise MethodError(
@@ -336,6 +338,10 @@ def curves(
         raise MethodError(f'criterion={criterion!r} is not known; use "ML" or "REML"')
     _check_profiled(result, criterion)
     names = chosen(result.model, parameters, criterion)
+    thresholds = [name for name in names if name.startswith("thresholds[")]
+    if thresholds and parameters is not None:
+        raise MethodError(f'{thresholds[0]} cannot be profiled, since thresholds keep their order; use method="wald"')
+    names = tuple(name for name in names if name not in thresholds)
     fixef = [name for name in names if name.startswith("fixef[")]
     if criterion == "REML" and fixef:
         raise MethodError(f'{fixef[0]} has no REML profile, since REML integrates β out; use criterion="ML"')

@@ -168,9 +168,10 @@ def public_names(model: Model, dispersed: bool) -> list[str]:
             names += [f"corr_{term.group}[{effects[j]}, {effects[i]}]" for j, i in lower]
     names += [f"fixef[{name}]" for name in model.design.fixed.names]
     names += [str(model.dispersion)] if dispersed else []
-    names += [f"{name}[{column}]" for name, block in model.design.further.items() for column in block.names]
+    for name, block in model.design.further.items():
+        names += ["nu"] if name == "nu" else [f"{name}[{column}]" for column in block.names]
     first, *others = model.design.thresholds or (None,)
-    return names + ([f"threshold[{first}]", *(f"log_step[{name}]" for name in others)] if first else [])
+    return names + ([f"thresholds[{first}]", *(f"log_step[{name}]" for name in others)] if first else [])
 
 
 def _coordinate(model: Model, name: str, value: float | None) -> float:
@@ -183,7 +184,7 @@ def _coordinate(model: Model, name: str, value: float | None) -> float:
         if not -1.0 < value < 1.0:
             raise MethodError(f"{name} must lie between -1 and 1, got {value}")
         return float(np.arctanh(value))
-    positive = name == model.dispersion
+    positive = name in (model.dispersion, "nu")
     if (value < 0 and name.startswith("sd_")) or (value <= 0 and positive):
         raise MethodError(f"{name} must be a {'positive' if positive else 'nonnegative'} number, got {value}")
     return float(np.log(value)) if positive else value

@@ -33,6 +33,15 @@ class SecondParameters(PointFit):
         return pd.DataFrame(columns, index=pd.Index(self.model.design.thresholds, dtype=object))
 
     @property
+    def second_estimates(self) -> pd.DataFrame:
+        """ν, or the thresholds, by their public names, estimate and se (delta method); empty in other families."""
+        names = pd.Index(self.model.design.second_names, dtype=object)
+        if "nu" not in self.model.design.further:
+            return self.thresholds.set_axis(names)
+        error = float(np.linalg.norm(self.parameter_root[:, -1]))
+        return pd.DataFrame({"estimate": [self.nu], "se": [self.nu * error if error > 0 else np.nan]}, index=names)
+
+    @property
     def tau(self) -> Array:
         """Thresholds (K − 1,) between ordered categories."""
         return increasing(self.further) if self.model.design.ordered else np.empty(0)

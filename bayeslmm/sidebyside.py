@@ -148,8 +148,13 @@ def _column(result: Any) -> dict[Row, tuple[float, float]]:
     elif (noise := result.model.dispersion) and "dispersion" not in further and np.isfinite(result.dispersion):
         found[2, noise] = (float(result.dispersion), spread.get(noise, np.nan))
     for formula, frame in getattr(result, "further_fixef", {}).items():
+        if formula == "nu":
+            continue
         pairs = zip(frame.index, frame["estimate"], frame["se"], strict=True)
         found |= {(2, f"{formula}[{name}]"): (float(value), float(se)) for name, value, se in pairs}
+    second = getattr(result, "second_estimates", None)
+    if second is not None:
+        found |= {(2, str(name)): (float(value), float(se)) for name, value, se in second.itertuples(name=None)}
     found[3, "nobs"] = (float(result.nobs), np.nan)
     found |= {(4, f"levels of {group}"): (float(count), np.nan) for group, count in result.ngroups.items()}
     if isinstance(result, PointFit):

@@ -25,7 +25,7 @@ Backend = Literal["pandas", "polars", "pyarrow"]
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
 TEXT = ("effect", "component", "group", "level", "term", "method")
 # What broom.mixed calls the formulas for the mean, the dispersion and the zeros.
-COMPONENTS = {"mean": "cond", "dispersion": "disp", "zero": "zi"}
+COMPONENTS = {"mean": "cond", "dispersion": "disp", "zero": "zi", "thresholds": "threshold"}
 
 
 def tidy(
@@ -92,7 +92,7 @@ def tidy(
     }
     rows = pd.concat([parts[kind]().assign(effect=kind) for kind in wanted], ignore_index=True)
     own = ["rhat", "ess_bulk"] if isinstance(result, Posterior) else ["statistic", "df", "p_value"]
-    component = ["component"] if isinstance(result, GeneralizedFit) and result.model.design.further else []
+    component = ["component"] if "component" in rows else []
     rows = rows.assign(component=rows["component"].fillna(COMPONENTS["mean"])) if "component" in rows else rows
     names = ["effect", *component, "group", "level", "term", "estimate", "std_error", *own]
     return given_back(rows.reindex(columns=[*names, *(["conf_low", "conf_high"] if conf_int else [])]), result, backend)
@@ -124,10 +124,14 @@ def check_result(result: Any, effects: Any = EFFECTS) -> None:
 def _all_fixed(result: Any, level: float, method: str | None, df: str | None, intervals: bool) -> pd.DataFrame:
     """Coefficients of the mean, then of the formulas for dispersion and zeros."""
     rows = _fixed(result, level, method, df, intervals)
-    if not (isinstance(result, GeneralizedFit) and result.further_fixef):
+    further = dict(result.further_fixef) if isinstance(result, GeneralizedFit) else {}
+    further.pop("nu", None)
+    if isinstance(result, GeneralizedFit) and result.model.design.ordered:
+        further["thresholds"] = result.thresholds
+    if not further:
         return rows
     parts = [rows.assign(component=COMPONENTS["mean"])]
-    for name, frame in result.further_fixef.items():
+    for name, frame in further.items():
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (frame["estimate"] / frame["se"]).to_numpy()
         columns = {"estimate": frame["estimate"], "std_error": frame["se"], "statistic": z, "df": np.inf}

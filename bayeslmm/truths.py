@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import logit
 
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError, PriorError
@@ -119,7 +120,14 @@ def blocks(model: Model, values: Array) -> dict[str, Array]:
             if size:
                 found[block] = values[..., at : at + size]
             at += size
-    return found | ({model.dispersion: values[..., -1]} if model.dispersion else {})
+    if model.dispersion:
+        found[model.dispersion], at = values[..., at], at + 1
+    for name, coefficients in model.priors.further.items():
+        size = len(coefficients.priors)
+        found[name], at = values[..., at : at + size], at + size
+    if "nu" in model.priors.second:
+        return found | {"nu": values[..., at]}
+    return found | ({"thresholds": values[..., at:]} if model.design.ordered else {})
 
 
 def prior_draws(model: Model, nsim: int, rng: np.random.Generator) -> Array:
@@ -166,7 +174,20 @@ def prior_draws(model: Model, nsim: int, rng: np.random.Generator) -> Array:
             assert lkj is not None
             parts.append(_correlations(len(term.effects), float(lkj.args["eta"]), nsim, rng))
     parts += [] if priors.noise is None else [_drawn(priors.noise, nsim, rng)[:, None]]
+    for block in priors.further.values():
+        drawn = np.array([_drawn(prior, nsim, rng) for prior in block.priors])
+        parts.append(np.linalg.solve(block.transform, drawn).T)
+    parts += [_increasing(list(priors.second.values()), nsim, rng)] if priors.second else []
     return np.concatenate(parts, axis=1)
+
+
+def _increasing(priors: list[Prior], nsim: int, rng: np.random.Generator) -> Array:
+    """Draws (nsim, m) of independent priors given that they increase."""
+    found = np.empty((0, len(priors)))
+    while len(found) < nsim:
+        drawn = np.column_stack([_drawn(prior, nsim, rng) for prior in priors])
+        found = np.vstack([found, drawn[(np.diff(drawn, axis=1) > 0).all(axis=1)]])
+    return found[:nsim]
 
 
 def _correlations(k: int, eta: float, nsim: int, rng: np.random.Generator) -> Array:
@@ -201,6 +222,8 @@ _FAMILIES: dict[str, Any] = {
 def _drawn(prior: Prior, nsim: int, rng: np.random.Generator) -> Array:
     if not prior.proper:
         raise PriorError(f"{prior} is improper: no value can be drawn from it")
+    if prior.name == "LogitBeta":
+        return np.asarray(logit(rng.beta(prior.args["alpha"], prior.args["beta"], nsim)))
     if prior.name not in _FAMILIES:
         raise PriorError(f"values cannot be drawn from {prior} here; use one of {', '.join(_FAMILIES)}")
     draws = np.asarray(_FAMILIES[prior.name](**prior.args).rvs(nsim, random_state=rng), float)
