@@ -1,0 +1,156 @@
+"""ν and thresholds under one name in every table, and drawn from their priors; tests of terms beside thresholds."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import bayeslmm as bl
+from bayeslmm.approximation import Laplace
+from bayeslmm.errors import MethodError
+from bayeslmm.estimates import estimates, parameter_names, posterior_draws
+from bayeslmm.laplace_mode import Search
+from bayeslmm.laplace_route import own
+from bayeslmm.posterior import Posterior
+from bayeslmm.powerscale import collapsed_loglik, log_prior
+from bayeslmm.simulate import numbers_of
+from bayeslmm.truths import blocks, prior_draws
+
+WINE = Path(__file__).resolve().parents[1] / "models" / "wine"
+THRESHOLDS = [f"thresholds[{name}]" for name in ("1|2", "2|3", "3|4", "4|5")]
+
+
+@cache
+def wine():
+    return bl.fit(bl.load(WINE))
+
+
+@cache
+def heavy():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(12), 8)
+    y = rng.normal(size=12)[groups] + rng.standard_t(3, 96)
+    return bl.fit(bl.Model("y ~ 1 + (1 | g)", {"y": y, "g": groups.astype(str)}, family="t"))
+
+
+def test_thresholds_are_told_by_their_public_names() -> None:
+    fit = wine()
+    table = bl.confint(fit)
+    assert list(table.index[-4:]) == THRESHOLDS
+    estimate, se = fit.thresholds["estimate"].to_numpy(), fit.thresholds["se"].to_numpy()
+    np.testing.assert_allclose(table.loc[THRESHOLDS, "lower"], estimate - stats.norm.ppf(0.975) * se, rtol=1e-12)
+    rows = bl.tidy(fit)
+    np.testing.assert_array_equal(rows.loc[rows["component"] == "threshold", "estimate"], estimate)
+    assert bl.side_by_side(fit).table.loc[THRESHOLDS[0], "(1)"].tolist() == [estimate[0], se[0]]
+    profiled = bl.confint(fit, method="profile").index
+    assert not set(THRESHOLDS) & set(profiled)
+    with pytest.raises(MethodError, match="keep their order"):
+        bl.confint(fit, method="profile", parameters="thresholds")
+
+
+def test_nu_is_told_on_its_own_scale() -> None:
+    """Its Wald interval is that of its logarithm; at the profile's bounds the deviance is higher by the quantile."""
+    fit = heavy()
+    log = fit.further_fixef["nu"].iloc[0]
+    lower, upper = bl.confint(fit).loc["nu"]
+    reach = stats.norm.ppf(0.975) * log["se"]
+    np.testing.assert_allclose([lower, upper], np.exp([log["estimate"] - reach, log["estimate"] + reach]), rtol=1e-9)
+    found = estimates(fit, "")
+    assert found.estimate[found.at("nu")] == fit.nu
+    for bound in bl.confint(fit, method="profile", parameters="nu").loc["nu"]:
+        held = bl.fit(fit.model, fixed={"nu": bound})
+        assert held.deviance - fit.deviance == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-6)
+
+
+def test_tests_of_terms_take_thresholds_for_the_intercept() -> None:
+    """Two terms without interaction: type 3 tests each coefficient; type 1 the first one without the second."""
+    fit = wine()
+    z = fit.fixef / fit.se
+    np.testing.assert_allclose(bl.anova(fit).table["F"], z**2, rtol=1e-9)
+    centred = fit.model.X - fit.model.X.mean(axis=0)
+    tilt = centred[:, 0] @ centred[:, 1] / (centred[:, 0] @ centred[:, 0])
+    L = np.array([1.0, tilt])
+    first = (L @ fit.fixef) ** 2 / (L @ fit.vcov.to_numpy() @ L)
+    assert bl.anova(fit, type=1).table["F"].iloc[0] == pytest.approx(first, rel=1e-9)
+    both = bl.fit(fit.model.update(formula="rating ~ temp * contact + (1 | judge)"))
+    with pytest.raises(MethodError, match="use type=2"):
+        bl.anova(both, type=3)
+
+
+@pytest.mark.parametrize("fit", [wine, heavy])
+def test_the_likelihood_and_the_priors_read_the_public_vector(fit) -> None:
+    fit = fit()
+    found = estimates(fit, "")
+    assert collapsed_loglik(fit.model, found.estimate[None])[0] == pytest.approx(fit.loglik, abs=1e-9)
+    values = prior_draws(fit.model, 2, np.random.default_rng(1))
+    change = log_prior(fit.model, values)
+    priors, names = fit.model.priors.second, parameter_names(fit.model)
+    other = values.copy()
+    other[:, names.index(next(iter(priors)))] *= 0.9
+    prior, j = next(iter(priors.items()))[1], names.index(next(iter(priors)))
+    args = prior.args
+    density = (
+        stats.gamma(args["alpha"], 0, 1 / args["beta"]) if "alpha" in args else stats.norm(args["mu"], args["sigma"])
+    )
+    want = density.logpdf(values[:, j]) - density.logpdf(other[:, j])
+    np.testing.assert_allclose(change - log_prior(fit.model, other), want, rtol=1e-9)
+
+
+def test_priors_of_thresholds_are_drawn_where_they_increase() -> None:
+    """Normals given their order: of two of the same normal these are the order statistics, ∓ σ/√π."""
+    three = pd.Categorical.from_codes(np.tile([0, 1, 2], 8), ["a", "b", "c"], ordered=True)
+    data = pd.DataFrame({"y": three, "x": np.tile([0.0, 1.0], 12)})
+    model = bl.Model("y ~ x", data, family="cumulative", priors={"thresholds": bl.Prior("Normal", mu=0, sigma=2)})
+    drawn = prior_draws(model, 20_000, np.random.default_rng(2))
+    tau = blocks(model, drawn)["thresholds"]
+    assert (np.diff(tau, axis=1) > 0).all()
+    np.testing.assert_allclose(
+        tau.mean(axis=0), [-2 / np.sqrt(np.pi), 2 / np.sqrt(np.pi)], atol=0.05
+    )  # 4 standard errors
+    simulated = numbers_of(bl.simulate(model, seed=1, parameters=blocks(model, drawn[0])))
+    assert set(simulated.ravel()) <= {0.0, 1.0, 2.0}
+
+
+def test_formulas_for_zeros_are_drawn_from_their_priors() -> None:
+    """A probability of zeros with a Beta(2, 2) prior has mean 1/2 and variance 1/20."""
+    data = {"y": [0, 1, 0, 2, 3, 0], "g": list("aabbcc")}
+    model = bl.Model("y ~ 1 + (1 | g)", data, family="zero_inflated_negativebinomial")
+    drawn = blocks(model, prior_draws(model, 40_000, np.random.default_rng(4)))
+    share = 1.0 / (1.0 + np.exp(-drawn["zero"][:, 0]))
+    assert share.mean() == pytest.approx(0.5, abs=0.005)  # 4 standard errors
+    assert share.var() == pytest.approx(0.05, abs=0.001)
+    assert (drawn["alpha"] > 0).all()
+
+
+def test_draws_stand_in_the_order_of_the_names() -> None:
+    fit, rng = wine(), np.random.default_rng(5)
+    names = parameter_names(fit.model)
+    values = np.sort(rng.normal(size=(1, 3, len(names))))
+    variables = {
+        "fixef": values[..., :2], "sd_judge": np.abs(values[..., 2:3]), "thresholds": values[..., 3:],
+        "ranef_judge": np.zeros((1, 3, 9, 1)),
+    }  # fmt: skip
+    from bayeslmm.posterior import posterior_tree
+
+    post = Posterior(fit.model, posterior_tree(fit.model, variables, {}, {}, {}), "hierarchical")
+    found = posterior_draws(post)
+    np.testing.assert_array_equal(found[..., 3:], values[..., 3:])
+
+
+def test_the_laplace_route_gives_formulas_to_the_rows_it_has_joined() -> None:
+    """Joined rows stand in another order: their columns of the formula go with them."""
+    from bayeslmm.joint import Joint
+
+    rng = np.random.default_rng(6)
+    x = rng.permutation(np.tile([0.0, 1.0, 2.0], 20))
+    data = {"y": rng.poisson(2.0, 60) * rng.integers(0, 2, 60), "x": x, "g": np.repeat(np.arange(10), 6).astype(str)}
+    model = bl.Model("y ~ x + (1 | g)", data, family="zero_inflated_poisson", zero="~ x")
+    joint = Joint(model)
+    psi = joint.frame.centre + 0.1
+    one, slope = Search(model, own(joint), joint.layout).density(psi)
+    other, want = Search(model, Laplace(model), joint.layout).density(psi)
+    assert one == pytest.approx(other, rel=1e-9)
+    np.testing.assert_allclose(slope, want, rtol=1e-6, atol=1e-7)
