@@ -40,7 +40,7 @@ def coordinates(design: Any) -> dict[str, Any]:
     >>> import numpy as np
     >>> from types import SimpleNamespace
     >>> fixed = SimpleNamespace(names=("Intercept",))
-    >>> coordinates(SimpleNamespace(fixed=fixed, random=(), rows=np.arange(2), further={}))
+    >>> coordinates(SimpleNamespace(fixed=fixed, random=(), rows=np.arange(2), further={}, thresholds=()))
     {'coefficient': ['Intercept'], 'obs': [0, 1]}
     """
     coords: dict[str, Any] = {"coefficient": list(design.fixed.names), "obs": design.rows.tolist()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
+from bayeslmm import thresholds
 from bayeslmm.approximation import Laplace
 from bayeslmm.direct import encoded, places_of
-from bayeslmm.errors import MethodError
 from bayeslmm.exact.logpdf import lkj_logconstant, logpdf, logpdf_sum
 from bayeslmm.scale_priors import ScalePriors
 
@@ -15,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 class NaturalPriors:
-    """Log prior density of the natural parameters sd, correlations, φ and β, without the Jacobians of θ and log φ.
+    """Log prior density of the natural parameters sd, correlations, φ, β, ν, thresholds and coefficients, without Jacobians.
 
     Parameters
     ----------
@@ -25,18 +26,12 @@ class NaturalPriors:
     Raises
     ------
     MethodError
-        A prior has no closed form, or there are coefficients for dispersion or zeros, which have priors only if all are
-        flat.
+        A prior has no closed form.
     """
 
     def __init__(self, approximation: Laplace) -> None:
         self.approximation, self.model = approximation, approximation.model
         model, priors = self.model, self.model.priors
-        if model.design.further and not priors.flat:
-            raise MethodError(
-                f"the coefficients of the formula for {' and '.join(model.design.further)} have no priors, so there is no MAP "
-                'fit; use method="Laplace", or priors="flat"'
-            )
         system = approximation.system
         places = places_of(model, priors, model.structure, approximation.effect_scale, system.lam_at)
         self.scales = ScalePriors(
@@ -44,6 +39,10 @@ class NaturalPriors:
         )
         self.noise = encoded([priors.noise]) if approximation.has_dispersion and priors.noise is not None else None
         self.fixef, self.transform = encoded(priors.fixef), priors.fixef_transform
+        blocks = list(priors.further.values())
+        self.further = encoded([prior for block in blocks for prior in block.priors] + list(priors.second.values()))
+        second = np.eye(len(priors.second))
+        self.further_transform = block_diag(np.empty((0, 0)), *(block.transform for block in blocks), second)
         self.constant = sum(lkj_logconstant(place.size, place.eta) for place in places if place.correlated)
 
     def at(self, x: Array) -> tuple[float, Array]:
@@ -69,4 +68,17 @@ class NaturalPriors:
             density, slope = logpdf(self.noise[0][0], *self.noise[1][0], phi)
             value += density
             gradient[m + p] = slope * phi
+        natural, jacobian = self._natural(point.further)
+        slopes = np.empty(len(natural))
+        value += logpdf_sum(*self.further, self.further_transform @ natural, slopes)
+        gradient[len(x) - len(natural) :] = jacobian.T @ (self.further_transform.T @ slopes)
         return float(value + self.constant), gradient
+
+    def _natural(self, further: Array) -> tuple[Array, Array]:
+        """Coefficients for dispersion and zeros, ν or thresholds, and their derivatives by the further parameters."""
+        if self.model.design.ordered:
+            return thresholds.increasing(further), thresholds.slopes(further)
+        natural, jacobian = further.copy(), np.eye(len(further))
+        if "nu" in self.model.design.further:
+            natural[-1] = jacobian[-1, -1] = np.exp(further[-1])
+        return natural, jacobian

@@ -14,6 +14,7 @@ from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates, parameter_names, posterior_draws
 from bayeslmm.laplace_mode import Search
 from bayeslmm.laplace_route import own
+from bayeslmm.natural_priors import NaturalPriors
 from bayeslmm.posterior import Posterior
 from bayeslmm.powerscale import collapsed_loglik, log_prior
 from bayeslmm.simulate import numbers_of
@@ -97,6 +98,27 @@ def test_the_likelihood_and_the_priors_read_the_public_vector(fit) -> None:
     )
     want = density.logpdf(values[:, j]) - density.logpdf(other[:, j])
     np.testing.assert_allclose(change - log_prior(fit.model, other), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["wine", "heavy", "zeros"])
+def test_map_adds_the_priors_of_every_parameter(which: str) -> None:
+    """The log posterior is the log likelihood and the log priors, each by another way; its gradient is that of differences."""
+    if which == "zeros":
+        rng = np.random.default_rng(8)
+        y, g = rng.poisson(3.0, 80) * rng.integers(0, 2, 80), np.repeat(np.arange(10), 8).astype(str)
+        data = {"y": y, "x": rng.normal(size=80), "g": g}
+        family = {"family": "zero_inflated_negativebinomial", "zero": "~ x", "dispersion": "~ x"}
+        model = bl.Model("y ~ x + (1 | g)", data, **family)
+    else:
+        model = {"wine": wine, "heavy": heavy}[which]().model
+    mode = bl.fit(model, "MAP")
+    assert mode.converged
+    values = estimates(mode, "").estimate[None]
+    assert mode.logposterior == pytest.approx(mode.loglik + log_prior(model, values)[0], abs=1e-9)
+    priors, x = NaturalPriors(Laplace(model)), mode.parameters
+    steps = 1e-6 * np.eye(len(x))
+    want = [(priors.at(x + step)[0] - priors.at(x - step)[0]) / 2e-6 for step in steps]
+    np.testing.assert_allclose(priors.at(x)[1], want, rtol=1e-6, atol=1e-7)
 
 
 def test_priors_of_thresholds_are_drawn_where_they_increase() -> None:
