@@ -291,7 +291,7 @@ CALLS = {
         ImproperPosteriorError,
         "'h'",
     ),
-    "route": (lambda: bl.sample(model(), route="magic"), MethodError, '"marginal" or "hierarchical"'),
+    "route": (lambda: bl.sample(model(), route="magic"), MethodError, '"hierarchical" or "laplace"'),
     "no draws": (lambda: bl.sample(model(), draws=0), MethodError, "positive whole number"),
     "new level of a factor": (
         lambda: model("y ~ f + (1 | g)").design.encode({"f": ["q"], "g": [0]}),
