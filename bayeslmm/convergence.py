@@ -32,9 +32,8 @@ class Diagnostics:
         What was found, and what to do about it.
     ok : bool
         Whether nothing is wrong.
-    pareto_k : float
-        On the Laplace route, the shape of the tail of the importance weights; NaN on the others, and where the weights are
-        constant.
+    pareto_k : float or None
+        On the Laplace route, the shape of the tail of the importance weights, NaN where they are constant; None on others.
     """
 
     r_hat: float
@@ -45,7 +44,7 @@ class Diagnostics:
     worst: str
     sentences: tuple[str, ...]
     ok: bool
-    pareto_k: float = float("nan")
+    pareto_k: float | None = None
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
@@ -82,7 +81,7 @@ def diagnose(post: Any) -> Diagnostics:
             f"Energy moves slowly (E-BFMI {e_bfmi:.2f}, below {SMALLEST_BFMI}): heavy tails. Tighten the priors on the sds."
         )
     problems += _uncorrected(post.data.attrs)
-    k = float(post.data.attrs.get("pareto_k", np.nan))
+    k = float(post.data.attrs["pareto_k"]) if "pareto_k" in post.data.attrs else None
     if not problems:
         energy = "" if np.isnan(e_bfmi) else f", E-BFMI at least {e_bfmi:.2f}"
         found = f"R-hat at most {r_hat:.3f}, effective draws at least {min(bulk, tail):.0f}, no divergent transition{energy}."
