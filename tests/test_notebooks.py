@@ -108,9 +108,10 @@ def test_every_public_name_stands_once_in_the_reference() -> None:
 
 
 def test_a_figure_is_shown_in_a_notebook_and_not_held_by_pyplot() -> None:
-    import matplotlib.pyplot
+    from matplotlib import pyplot
 
+    pyplot.close("all")  # another file's figures, in the same process
     figure = plot.residuals(bl.fit(bl.load(ROOT / "models" / "wool")))
     shown, _ = DisplayFormatter().format(figure)
     assert shown["image/png"].startswith(b"\x89PNG")
-    assert matplotlib.pyplot.get_fignums() == []
+    assert pyplot.get_fignums() == []
