@@ -11,7 +11,7 @@ SUPPORTED := import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 15))
 CANDIDATES := python3 python3.14 python3.13 python3.12 \
 	$(HOME)/.pyenv/versions/3.13*/bin/python $(HOME)/.pyenv/versions/3.14*/bin/python \
 	$(HOME)/.pyenv/versions/3.12*/bin/python
-PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test test-fast lint format types layers docs bench clean
 

@@ -5,9 +5,11 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("PYTENSOR_FLAGS", "traceback__limit=0")  # or every node copies lines of pytest's deep stack
 
 import shutil
 import subprocess
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -44,6 +46,12 @@ def lme4_is_installed() -> bool:
         return False
     probe = ["Rscript", "-e", "quit(status = !requireNamespace('lme4', quietly = TRUE))"]
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first, so that no worker is left alone with a long one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

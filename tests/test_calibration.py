@@ -8,7 +8,7 @@ import bayeslmm as bl
 
 pytestmark = pytest.mark.slow
 
-SIMULATIONS, DRAWS, TUNE, THIN = 150, 300, 200, 3
+SIMULATIONS, DRAWS, TUNE, THIN = 120, 150, 200, 3
 # False alarm of the whole file below 1 %: 3 models, at most 9 quantities each, 2 tests a quantity.
 LEVEL = 0.01 / 60
 
@@ -150,7 +150,7 @@ def exact_coverage(groups, rows, sd, sigma, z):
 def test_coverage_of_reml_with_wald_intervals(groups, sd):
     """What β̂ ± 1.96 se covers: below 95 % with few groups, by exactly what integrating over se says."""
     rng, rows, sigma, z = np.random.default_rng(groups), 5, 1.0, stats.norm.ppf(0.975)
-    codes, fits = np.repeat(np.arange(groups), rows), 1000
+    codes, fits = np.repeat(np.arange(groups), rows), 600
     x = np.tile(np.arange(rows) - (rows - 1) / 2, groups)
     hits = np.zeros(2)
     for _ in range(fits):

@@ -126,7 +126,7 @@ def test_diagnose_says_so_itself(plant):
 def test_sound_data_raise_no_more_alarms_than_stated():
     _, g, x, u, e = ingredients()
     fit = bl.fit(model_of(1 + x + u[g] + e, x, g))
-    refits, count = Refits(fit.model), 30
+    refits, count = Refits(fit.model), 16
     verdicts = []
     for i, y in enumerate(bl.simulate(fit, count, seed=3).to_numpy().T):
         table = bl.diagnose(bl.fit(refits.model(y)), nsim=299, seed=i, progress=False).table

@@ -2,7 +2,7 @@
 
 A fence says what is done with its block:
 
-    python            executed; `python slow` only by the slow test
+    python            executed; `python slow` makes its page's test a slow one
     text              what the block before it prints, `...` standing for anything; `text approx`: nearly the
                       same words and near numbers, since draws differ in their last digits between machines
     toml NAME         written to the file NAME
@@ -100,7 +100,7 @@ def run_block(block: Block, page: Path, namespace: dict[str, object]) -> str:
     return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
 
 
-def run_page(page: Path, folder: Path, slow: bool) -> list[tuple[Block, str]]:
+def run_page(page: Path, folder: Path) -> list[tuple[Block, str]]:
     """Run a page's blocks in `folder`, which sees the catalogue; what each printed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "models").symlink_to(ROOT / "models", target_is_directory=True)
@@ -110,7 +110,7 @@ def run_page(page: Path, folder: Path, slow: bool) -> list[tuple[Block, str]]:
         blocks = blocks_of(page.read_text(encoding="utf-8"))
         if page.stem == "README":  # its commands name files that a reader has
             blocks = [block for block in blocks if block.kind == "python"]
-        return [(block, run_block(block, page, namespace)) for block in blocks if slow or block.word != "slow"]
+        return [(block, run_block(block, page, namespace)) for block in blocks]
 
 
 def near(one: str, two: str) -> bool:
@@ -143,8 +143,8 @@ def agrees(block: Block, printed: str, loosely: bool = False) -> bool:
     )
 
 
-def check_page(page: Path, folder: Path, slow: bool) -> None:
-    for block, printed in run_page(page, folder, slow):
+def check_page(page: Path, folder: Path) -> None:
+    for block, printed in run_page(page, folder):
         if block.shown:
             where = f"{page.name}, line {block.line}"
             assert agrees(block, printed, loosely=page.stem == "README"), (
@@ -153,19 +153,15 @@ def check_page(page: Path, folder: Path, slow: bool) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"\]\((?:docs/)?(figures/[^)]+)\)", text):
         assert (ROOT / "docs" / name).is_file()
-        if page.stem != "README" and (slow or not has_slow(page)):
+        if page.stem != "README":
             assert (folder / "docs" / name).is_file(), f"{page.name} shows {name}, which none of its blocks draws"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if has_slow(page) else []) for page in PAGES]
+)
 def test_pages_run(page: Path, tmp_path: Path) -> None:
-    check_page(page, tmp_path / "page", slow=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if has_slow(page)], ids=lambda page: page.stem)
-def test_pages_run_with_their_slow_blocks(page: Path, tmp_path: Path) -> None:
-    check_page(page, tmp_path / "page", slow=True)
+    check_page(page, tmp_path / "page")
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "models" / "README.md"], ids=lambda page: page.parent.name + page.stem)
@@ -198,7 +194,7 @@ def renew(page: Path) -> None:
     """Write what a page prints into its text blocks where it differs, and take its figures over."""
     text = page.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        for block, printed in reversed(run_page(page, Path(folder) / "page", slow=True)):
+        for block, printed in reversed(run_page(page, Path(folder) / "page")):
             if len(block.shown) == 1 and not agrees(block, printed):
                 text = text[: block.shown[0].start("body")] + printed + text[block.shown[0].end("body") :]
         for figure in (Path(folder) / "page" / "docs" / "figures").iterdir():

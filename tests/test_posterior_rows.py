@@ -297,13 +297,13 @@ def test_simulation_based_calibration(family) -> None:
         mu, phi = np.exp(beta[0] + beta[1] * x + sd * u[g]), np.exp(disperse[0] + disperse[1] * x)
         y = family_of(family).draws(rng, mu, phi, 1.0, expit(zero[0] + zero[1] * x))
         model = bl.Model("y ~ x + (1 | g)", {"y": y, "x": x, "g": g}, **options)
-        found = bl.sample(model, draws=250, tune=300, chains=1, seed=run, **QUIET)
+        found = bl.sample(model, draws=150, tune=200, chains=1, seed=run, **QUIET)
         truth, drawn = (
             [beta[1], sd, *zero],
             [found.draws("fixef")[:, 1], found.draws("sd_g")[:, 0], *found.draws("zero").T],
         )
         if "dispersion" in options:
             truth, drawn = [*truth, *disperse], [*drawn, *found.draws("dispersion").T]
-        ranks.append([(d[::5] < t).mean() for t, d in zip(truth, drawn, strict=True)])
+        ranks.append([(d[::3] < t).mean() for t, d in zip(truth, drawn, strict=True)])
     for column in np.array(ranks).T:
         assert stats.kstest(column, "uniform").pvalue > 1e-4
