@@ -64,10 +64,11 @@ def _first_stage(model: Model, predictor: str) -> str:
 
 
 def _further_lines(model: Model) -> list[str]:
-    """The formulas for the dispersion and for zeros."""
+    """The formulas for the dispersion and for zeros; that of a Gaussian σ stands in its line, and ν has none."""
+    further = {} if model.family == HETEROSCEDASTIC else model.design.further
     said = {"dispersion": f"log({family_of(model.family).dispersion}[i])", "zero": "logit(π[i])"}
     ends = {"dispersion": "", "zero": ";  π the probability of a zero of its own"}
-    return [f"          {said[n]} = {' + '.join(block.names)}{ends[n]}" for n, block in model.design.further.items()]
+    return [f"          {said[n]} = {' + '.join(block.names)}{ends[n]}" for n, block in further.items() if n in said]
 
 
 def _data(model: Model) -> list[str]:

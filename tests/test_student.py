@@ -132,6 +132,7 @@ def test_scales_that_differ_by_row() -> None:
 def test_summary_and_moments() -> None:
     fit = fit_of()
     text = str(fit)
+    assert "T(μ[i], sigma, nu), identity(μ[i])" in str(fit.model)
     assert f"Dispersion: sigma = {fit.dispersion:.5g}, nu = {fit.nu:.5g}" in text
     assert "Log of nu:" in text
     assert fit.df == 5
