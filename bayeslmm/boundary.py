@@ -68,7 +68,9 @@ def _near_zero(columns: Sequence[Estimates], name: str) -> Reason | None:
 
 def _close(column: Estimates, name: str) -> bool:
     fit, at = column.result, column.at(name)
-    usable = isinstance(fit, PointFit) and fit.method in ("REML", "ML") and not fit.fixed
+    usable = (
+        isinstance(fit, PointFit) and fit.method in ("REML", "ML") and fit.model.family == "gaussian" and not fit.fixed
+    )
     return usable and not column.uncertainty[at] / column.estimate[at] < FAR
 
 

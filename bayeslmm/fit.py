@@ -60,7 +60,8 @@ def fit(
         The criterion: of a Gaussian model one of the first three, REML if not given; of another family how the effects are
         integrated out: Laplace's approximation (the default), adaptive Gauss-Hermite quadrature, or penalised
         quasi-likelihood (see `bayeslmm.generalized.fit_generalized`); or MAP, on Laplace's approximation or, with `nodes`,
-        on the quadrature. Of a Gaussian model with a formula for σ Laplace's approximation is exact, and is what "ML" means.
+        on the quadrature. Of a Gaussian model with a formula for σ Laplace's approximation is exact, and is what "ML", its
+        default, means; it has "REML" and "MAP" too.
     start : ndarray, optional
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional

@@ -36,12 +36,15 @@ from bayeslmm.generalized_search import (
 from bayeslmm.model import Model
 from bayeslmm.natural_priors import NaturalPriors
 from bayeslmm.optimise import approach, minimise
+from bayeslmm.reml import Restricted
 from bayeslmm.restriction import Restriction
 from bayeslmm.result import natural_by_group
 from bayeslmm.second import SecondParameters
 from bayeslmm.table import Page
 
 Array = NDArray[np.float64]
+# What methods maximise besides the likelihood.
+ADDED: dict[str, Callable[[Laplace], NaturalPriors | Restricted]] = {"MAP": NaturalPriors, "REML": Restricted}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -248,9 +251,10 @@ def fit_generalized(
     ----------
     model : Model
         Any family but the Gaussian.
-    method : {"Laplace", "AGHQ", "MAP"}
+    method : {"Laplace", "AGHQ", "MAP", "REML"}
         How the random effects are integrated out; MAP maximises the posterior density of sd, correlations, dispersion and
-        β without Jacobian, by Laplace's approximation or, with `nodes`, by quadrature.
+        β without Jacobian, by Laplace's approximation or, with `nodes`, by quadrature; REML, of a Gaussian model with a
+        formula for σ, the likelihood with β integrated out over a flat prior.
     start : ndarray, optional
         Theta to start from.
     nodes : int
@@ -296,10 +300,10 @@ def fit_generalized(
     scale = block_diag(size * model.theta_basis, np.linalg.inv(R), np.eye(has), unit)
     if full.n_thresholds:
         scale[after] += middle @ scale[m:after]
-    if fixed or method == "MAP":
-        priors = NaturalPriors(full) if method == "MAP" else None
-        found = searched(full, Restriction(model, bool(has), fixed or {}), whole(rough, begin, middle), scale, priors)
-        return _result(full, found, method, information)
+    if fixed or method in ADDED:
+        added, to = ADDED[method](full) if method in ADDED else None, Restriction(model, bool(has), fixed or {})
+        begin = begin if fixed or method == "MAP" else approach(criterion(rough), begin, covariances, basis)
+        return _result(full, searched(full, to, whole(rough, begin, middle), scale, added), method, information)
     x = whole(rough, approach(criterion(rough), begin, covariances, basis), middle)
     full.b = rough.b
     optimum = minimise(criterion(full), x, covariances, scale, near=True)

@@ -45,8 +45,10 @@ def page_of(fit: Any) -> Page:
     by = f" ({METHODS['Laplace']})" if fit.method == "MAP" else ""
     how = METHODS[fit.method] + (f" ({fit.nodes} nodes)" if fit.nodes > 1 else by)
     mixed = "mixed " if fit.model.groups else ""
-    linear = f"Linear {mixed}model fit by maximum likelihood, with a formula for sigma"
-    title = linear if fit.model.family == HETEROSCEDASTIC else f"Generalized linear {mixed}model fit by {how}"
+    title = f"Generalized linear {mixed}model fit by {how}"
+    if fit.model.family == HETEROSCEDASTIC:  # where Laplace's approximation is the likelihood
+        how = METHODS[fit.method] if fit.method in ("REML", "MAP") else "maximum likelihood"
+        title = f"Linear {mixed}model fit by {how}, with a formula for sigma"
     lines = [*model_lines(fit.model), f"Family: {fit.model.family} ({fit.model.link} link)"]
     if np.isfinite(fit.dispersion):
         nu = f", nu = {fit.nu:.5g}" if np.isfinite(fit.nu) else ""

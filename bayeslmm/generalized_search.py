@@ -16,6 +16,7 @@ from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.model import Model
 from bayeslmm.natural_priors import NaturalPriors
 from bayeslmm.optimise import DECREMENT, Objective, Optimum, inside, minimise
+from bayeslmm.reml import Restricted
 from bayeslmm.restriction import Restriction
 
 Array = NDArray[np.float64]
@@ -26,6 +27,7 @@ METHODS = {
     "AGHQ": "adaptive Gauss-Hermite quadrature",
     "MAP": "maximum a posteriori (MAP)",
     "PQL": "penalised quasi-likelihood",
+    "REML": "REML",
 }
 
 
@@ -44,8 +46,10 @@ def criterion(approximation: Laplace) -> Objective:
     return lambda x: approximation.minus_twice(approximation.point(x))
 
 
-def searched(full: Laplace, to: Restriction, x: Array, scale: Array, priors: NaturalPriors | None = None) -> Found:
-    """The optimum with parameters held, or under priors, searched for from x.
+def searched(
+    full: Laplace, to: Restriction, x: Array, scale: Array, added: NaturalPriors | Restricted | None = None
+) -> Found:
+    """The optimum with parameters held, under priors, or of the restricted likelihood, searched for from x.
 
     Parameters
     ----------
@@ -56,14 +60,14 @@ def searched(full: Laplace, to: Restriction, x: Array, scale: Array, priors: Nat
     x : ndarray (m,)
     scale : ndarray (m, m)
         From the coordinates that the search moves in to x.
-    priors : NaturalPriors, optional
-        Whose density is maximised with the likelihood.
+    added : NaturalPriors or Restricted, optional
+        What is maximised with the likelihood.
 
     Returns
     -------
     Found
     """
-    objective = criterion(full) if priors is None else _with_priors(criterion(full), priors)
+    objective = criterion(full) if added is None else _with(criterion(full), added)
 
     def restricted(y: Array) -> tuple[float, Array]:
         value, gradient = objective(to.x(y))
@@ -74,17 +78,17 @@ def searched(full: Laplace, to: Restriction, x: Array, scale: Array, priors: Nat
     return Found(optimum, to.x(optimum.theta), spread(to, optimum), to.tail[0], to.held)
 
 
-def _with_priors(objective: Objective, priors: NaturalPriors) -> Objective:
-    """−2 log posterior density of the natural parameters."""
+def _with(objective: Objective, added: NaturalPriors | Restricted) -> Objective:
+    """−2 log posterior density of the natural parameters, or −2 restricted log-likelihood."""
 
-    def posterior(x: Array) -> tuple[float, Array]:
-        prior, slope = priors.at(x)
-        if not np.isfinite(prior):
+    def both(x: Array) -> tuple[float, Array]:
+        more, slope = added.at(x)
+        if not np.isfinite(more):
             return np.inf, np.zeros_like(x)
         value, gradient = objective(x)
-        return value - 2.0 * prior, gradient - 2.0 * slope
+        return value - 2.0 * more, gradient - 2.0 * slope
 
-    return posterior
+    return both
 
 
 def spread(to: Restriction, optimum: Optimum) -> Array:
@@ -123,21 +127,29 @@ def check_options(
     model: Model, method: str, nodes: int | None, information: str, fast: bool, fixed: Mapping[str, float] | None
 ) -> None:
     """Raise for options that have no meaning."""
-    if method in ("REML", "MAP") and model.family == HETEROSCEDASTIC:
-        raise MethodError(f'method="{method}" cannot fit a model with a formula for sigma yet; "ML", the default, does')
-    if method not in METHODS:
-        known = " or ".join(f'"{name}"' for name in METHODS)
-        raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {known}")
+    gaussian = model.family == HETEROSCEDASTIC
+    known = [name for name in METHODS if name != "REML" or gaussian]
+    if method not in known:
+        said = " or ".join(f'"{name}"' for name in (["ML"] if gaussian else []) + known)
+        raise MethodError(f"method={method!r} is not known for a model of the {model.family} family; use {said}")
+    if method == "REML":
+        _check_restricted(fixed)
     if fast:
         _check_fast(model, method, fixed)
     if information not in ("observed", "expected"):
         raise MethodError(f'information={information!r} is not known; use "observed" or "expected"')
     if information == "expected" and not family_of(model.family).has_information:
         raise MethodError(f'the expected information of the {model.family} family has no closed form; use "observed"')
-    if method == "Laplace" and nodes is not None:
+    if method in ("Laplace", "REML") and nodes is not None:
         raise MethodError('nodes= is for method="AGHQ" and "MAP"')
     if method == "AGHQ" or nodes is not None:
         _check_quadrature(model, nodes)
+
+
+def _check_restricted(fixed: Mapping[str, float] | None) -> None:
+    coefficient = next((name for name in fixed or () if name.startswith("fixef")), None)
+    if coefficient:
+        raise MethodError(f'{coefficient} cannot be held by REML, which integrates β out; use method="ML"')
 
 
 def _check_quadrature(model: Model, nodes: int | None) -> None:

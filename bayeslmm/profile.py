@@ -346,7 +346,7 @@ def curves(
     if criterion == "REML" and fixef:
         raise MethodError(f'{fixef[0]} has no REML profile, since REML integrates β out; use criterion="ML"')
     other: Literal["ML", "REML"] = "ML" if criterion == "ML" else "REML"
-    done = result.method == criterion or isinstance(result, GeneralizedFit)
+    done = result.method == criterion or (isinstance(result, GeneralizedFit) and result.method != "REML")
     fitted = result if done else fit_model(result.model, other)
     own = estimates(fitted, criterion)
     return fitted, tuple(Curve(fitted, name, float(own.uncertainty[own.at(name)])) for name in names)
@@ -366,7 +366,7 @@ def _check_profiled(result: object, criterion: str) -> None:
         )
     if isinstance(result, GeneralizedFit):
         if criterion == "REML":
-            raise MethodError('criterion="REML" is for Gaussian models; leave it out')
+            raise MethodError('criterion="REML" is for Gaussian models with one residual variance; leave it out')
         if result.method == "PQL" or result.fast:
             raise MethodError(
                 'a profile is of a likelihood maximised over every parameter; fit with "Laplace" or "AGHQ", fast=False'

