@@ -152,6 +152,7 @@ def _column(result: Any) -> dict[Row, tuple[float, float]]:
             continue
         pairs = zip(frame.index, frame["estimate"], frame["se"], strict=True)
         found |= {(2, f"{formula}[{name}]"): (float(value), float(se)) for name, value, se in pairs}
+    found |= _further_of_draws(result, spread)
     second = getattr(result, "second_estimates", None)
     if second is not None:
         found |= {(2, str(name)): (float(value), float(se)) for name, value, se in second.itertuples(name=None)}
@@ -161,6 +162,17 @@ def _column(result: Any) -> dict[Row, tuple[float, float]]:
         criteria = {"logLik": result.loglik, "AIC": result.aic, "BIC": result.bic}
         found |= {(5 + i, name): (float(value), np.nan) for i, (name, value) in enumerate(criteria.items())}
     return found
+
+
+def _further_of_draws(result: Any, spread: dict[str, float]) -> dict[Row, tuple[float, float]]:
+    """Posterior means and sds of the coefficients of the formulas for dispersion and zeros; nothing of a point fit."""
+    return {
+        (2, name): (float(mean), spread[name])
+        for formula, block in (result.model.priors.further if isinstance(result, Posterior) else {}).items()
+        for name, mean in zip(
+            [f"{formula}[{column}]" for column in block.coefficients], result.draws(formula).mean(axis=0), strict=True
+        )
+    }
 
 
 def _spreads(result: Any) -> dict[str, float]:

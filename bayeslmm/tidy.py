@@ -124,6 +124,8 @@ def check_result(result: Any, effects: Any = EFFECTS) -> None:
 def _all_fixed(result: Any, level: float, method: str | None, df: str | None, intervals: bool) -> pd.DataFrame:
     """Coefficients of the mean, then of the formulas for dispersion and zeros."""
     rows = _fixed(result, level, method, df, intervals)
+    if isinstance(result, Posterior):
+        return _with_further_draws(result, rows, level, method, intervals)
     further = dict(result.further_fixef) if isinstance(result, GeneralizedFit) else {}
     further.pop("nu", None)
     if isinstance(result, GeneralizedFit) and result.model.design.ordered:
@@ -141,6 +143,20 @@ def _all_fixed(result: Any, level: float, method: str | None, df: str | None, in
             bounds = confint(result, level, method, names).to_numpy()  # type: ignore[arg-type]
             own = own.assign(conf_low=bounds[:, 0], conf_high=bounds[:, 1])
         parts.append(own.assign(component=COMPONENTS[name]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _with_further_draws(
+    post: Posterior, rows: pd.DataFrame, level: float, method: str | None, intervals: bool
+) -> pd.DataFrame:
+    """Coefficients of the mean's formula, and of those for dispersion and zeros, from draws."""
+    further = post.model.priors.further
+    if not further:
+        return rows
+    parts = [rows.assign(component=COMPONENTS["mean"])]
+    for name, block in further.items():
+        own = _of_draws(post, [f"{name}[{column}]" for column in block.coefficients], level, method, intervals)
+        parts.append(own.assign(term=list(block.coefficients), component=COMPONENTS[name]))
     return pd.concat(parts, ignore_index=True)
 
 
