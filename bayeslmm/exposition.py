@@ -12,6 +12,7 @@ import pandas as pd
 from bayeslmm.account import Account, attempt
 from bayeslmm.combinations import predictors
 from bayeslmm.document import Block, Code, Equations, Heading, Prose, Shown, Symbols, listing
+from bayeslmm.family import family_of
 from bayeslmm.mathematics import equations, matrix_form, symbols
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
@@ -38,7 +39,7 @@ def _independence(model: Model) -> str:
     levels = " and ".join(dict.fromkeys(model.groups))
     what = (
         "errors ε are independent of each other and of the effects u"
-        if model.family == "gaussian"
+        if family_of(model.family).plain == "gaussian"
         else "rows are independent given the effects u"
     )
     return f"Effects of different levels of {levels} are independent; {what}."

@@ -53,12 +53,17 @@ class FurtherPriors:
 
 
 def further_priors(
-    parameter: str, coefficients: Sequence[str], column_means: Sequence[float], chosen: Mapping[str, Prior]
+    parameter: str,
+    coefficients: Sequence[str],
+    column_means: Sequence[float],
+    centres: Sequence[float],
+    chosen: Mapping[str, Prior],
 ) -> FurtherPriors:
     """The chosen priors, and Bambi's for the rest.
 
     Bambi's are Normal(0, 1) for every coefficient, whatever the unit of its column, the Intercept's at the predictor means;
-    and Beta(2, 2) of the probability of a zero that is the same in all rows.
+    and Beta(2, 2) of the probability of a zero that is the same in all rows. Of log σ they are those of a response of
+    standard deviation 1: `centres` takes them to its own unit.
 
     Parameters
     ----------
@@ -66,6 +71,8 @@ def further_priors(
         ``"dispersion"`` or ``"zero"``.
     coefficients : sequence of str
     column_means : sequence of float
+    centres : sequence of float
+        Means of the default normal priors.
     chosen : mapping of str to Prior
         The user's, by the names of `FurtherPriors.parameters`.
 
@@ -75,12 +82,14 @@ def further_priors(
 
     Examples
     --------
-    >>> further_priors("zero", ("Intercept",), (1.0,), {}).parameters()
+    >>> further_priors("zero", ("Intercept",), (1.0,), (0.0,), {}).parameters()
     {'zero[Intercept]': LogitBeta(alpha=2, beta=2)}
     """
     alone = parameter == "zero" and tuple(coefficients) == ("Intercept",)
-    default = Prior("LogitBeta", alpha=2, beta=2) if alone else Prior("Normal", mu=0, sigma=1)
-    priors = tuple(chosen.get(f"{parameter}[{name}]", default) for name in coefficients)
+    defaults = [Prior("LogitBeta", alpha=2, beta=2) if alone else Prior("Normal", mu=mu, sigma=1) for mu in centres]
+    priors = tuple(
+        chosen.get(f"{parameter}[{name}]", prior) for name, prior in zip(coefficients, defaults, strict=True)
+    )
     own = "Intercept" not in coefficients or f"{parameter}[Intercept]" in chosen
     return FurtherPriors(parameter, tuple(coefficients), priors, not (own or alone), tuple(column_means))
 

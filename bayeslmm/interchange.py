@@ -14,7 +14,7 @@ from bayeslmm.model import Model
 from bayeslmm.priors import Prior
 
 # Bambi's names where they are not ours.
-FAMILIES = {"betabinomial": "beta_binomial"}
+FAMILIES = {"betabinomial": "beta_binomial", HETEROSCEDASTIC: "gaussian"}
 
 
 def to_bambi(model: Model) -> Any:
@@ -45,8 +45,6 @@ def to_bambi(model: Model) -> Any:
     >>> bl.to_bambi(bl.Model("y ~ x + (1 | g)", data)).build()                      # doctest: +SKIP
     """
     _check_expressible(model)
-    if model.family == HETEROSCEDASTIC:
-        raise NotSupportedError("a Gaussian model with a formula for sigma cannot be written as a Bambi model yet")
     import bambi
     import pandas as pd
 
@@ -120,7 +118,8 @@ def _response(model: Model, frame: Any) -> str:
 def _column(model: Model, group: str) -> str:
     """Name of the group's column: its own, unless the name has a colon or stands elsewhere in the formula as well."""
     effects = [effect for name in model.groups for effect in model.effects(name)]
-    elsewhere = " ".join([model.formula.response, model.formula.fixed, *model.formula.offsets, *effects])
+    formulas = [model.formula.fixed, *model.formula.offsets, *_further_formulas(model).values()]
+    elsewhere = " ".join([model.formula.response, *formulas, *effects])
     name = group.replace(":", "__")
     return f"{name}__level" if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", elsewhere) else name
 

@@ -230,7 +230,8 @@ def joined(model: Model, a: Laplace) -> Data:
     if not summed and not a.n_further:
         same = Data(rows, d, np.arange(n), np.arange(n), 0.0, a.W, a.Z0)
         return same._replace(constant=_left_out(model, d, d)) if d.family == NEGATIVE_BINOMIAL else same
-    alike = [d.X, d.offset, rows.columns, rows.level] + ([] if summed else [d.y, d.trials, a.W, a.Z0])
+    own = [] if summed else [d.y, d.trials, a.W, a.Z0, d.aux_rows]
+    alike = [d.X, d.offset, rows.columns, rows.level, *own]
     _, chosen, where = np.unique(np.column_stack(alike), axis=0, return_index=True, return_inverse=True)
     where = where.ravel()
     fewer = _summed(d, chosen, where) if summed else _counted(d, chosen, where)

@@ -18,7 +18,7 @@ from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
-# Standard deviation, over that of the effect's column, at which the search for the mode begins.
+# Standard deviation, over that of the effect's column (and the residual, where there is one), at which the search begins.
 START_SD = 0.5
 # Largest posterior sd of a coordinate of the search that its curvature is trusted for, in units of the start's scale.
 WIDEST = 5.0
@@ -100,7 +100,8 @@ class Search:
     def _start(self) -> tuple[Array, Array]:
         """Where the search begins, and the scale of its coordinates: those of a fit without effects."""
         glm, p = without_effects(self.model, 3), self.model.X.shape[1]
-        sd = np.log(START_SD / self.layout.sd_scale)
+        size = np.exp(glm.aux) if family_of(self.model.family).plain in ("gaussian", "t") else 1.0
+        sd = np.log(START_SD * size / self.layout.sd_scale)
         further, unit = self.approximation.further_start(glm.aux)
         psi = np.concatenate([sd, np.zeros(self.layout.z_at[-1]), [glm.aux] * self.dispersed, further, glm.beta])
         inverse = solve_triangular(glm.R, np.eye(p)) if p else np.empty((0, 0))

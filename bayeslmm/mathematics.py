@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 
 if TYPE_CHECKING:
     from bayeslmm.model import Model
@@ -142,14 +142,26 @@ def _times(coefficient: Expression, name: str) -> Expression:
     return coefficient + Expression("<mo>·</mo>", "·") + _sub(_name(name), "i")
 
 
+def _with_errors(model: Model) -> list[tuple[str, Expression]]:
+    """The first stage of a Gaussian response, with one σ or one for each row."""
+    design, error, formula = model.design, _sub(_letter("ε"), "i"), model.design.further.get("dispersion")
+    spread = _squared(_letter("σ"), *["i"] * (formula is not None))
+    spread += Expression("", "") if design.weights is None else Expression("<mo>/</mo>", "/") + _sub(_letter("w"), "i")
+    mean = _predictor(model) + _operator("+") + error
+    lines = [
+        ("stage 1", _sub(_name(design.response), "i") + EQUALS + mean),
+        ("", error + DISTRIBUTED + _call("Normal", ZERO, spread)),
+    ]
+    if formula is not None:
+        parts = [_times(_sub(_letter("γ"), name), name) for name in formula.names]
+        lines.append(("", _call("log", _sub(_letter("σ"), "i")) + EQUALS + _joined(parts, "+")))
+    return lines
+
+
 def _first_stage(model: Model) -> list[tuple[str, Expression]]:
-    design, sigma = model.design, _squared(_letter("σ"))
-    response, weight = _sub(_name(design.response), "i"), Expression("<mo>/</mo>", "/") + _sub(_letter("w"), "i")
-    if model.family == "gaussian":
-        error = _sub(_letter("ε"), "i")
-        spread = sigma if design.weights is None else sigma + weight
-        mean = _predictor(model) + _operator("+") + error
-        return [("stage 1", response + EQUALS + mean), ("", error + DISTRIBUTED + _call("Normal", ZERO, spread))]
+    design, response = model.design, _sub(_name(model.design.response), "i")
+    if family_of(model.family).plain == "gaussian":
+        return _with_errors(model)
     if model.design.ordered:
         inside = _letter("P") + _operator("(") + response + _operator("≤") + _letter("k") + _operator(")")
         threshold = _sub(_letter("τ"), "k")
@@ -206,7 +218,7 @@ def matrix_form(model: Model) -> Expression:
     random = [Expression("<mi>Z</mi><mi>u</mi>", "Zu")] if q else []
     linear = _joined([*fixed, *random] or [ZERO], "+")
     sizes = [f"X is {n:,} × {p}"] * bool(p) + [f"Z is {n:,} × {q:,}"] * bool(q)
-    if model.family == "gaussian":
+    if family_of(model.family).plain == "gaussian":
         left, right = _letter("y"), linear + _operator("+") + _letter("ε")
     else:
         left, right = _call(str(model.link), _letter("μ")), linear
@@ -235,6 +247,8 @@ def symbols(model: Model) -> list[Symbol]:
         found += _group_symbols(model, group)
     if model.family == "gaussian":
         found.append(Symbol(_letter("σ"), "standard deviation of what the rest leaves, within levels", "sigma"))
+    elif model.family == HETEROSCEDASTIC:
+        found += _sigma_symbols(model.design.further["dispersion"].names)
     elif (dispersion := family_of(model.family).dispersion) is not None:
         found.append(Symbol(_name(dispersion), f"dispersion of the {model.family} distribution", "dispersion"))
     if family_of(model.family).second == "nu":
@@ -247,13 +261,21 @@ def symbols(model: Model) -> list[Symbol]:
     return found
 
 
+def _sigma_symbols(names: Sequence[str]) -> list[Symbol]:
+    """σ of a row, and the coefficients of its formula."""
+    own = Symbol(_sub(_letter("σ"), "i"), "standard deviation of what the rest leaves in row i", "dispersion")
+    said = {name: f"what a unit of {name} adds to log σ" for name in names}
+    said |= {"Intercept": "log σ where all predictors of its formula are 0"} if "Intercept" in names else {}
+    return [own, *(Symbol(_sub(_letter("γ"), name), said[name], f"dispersion[{name}]") for name in names)]
+
+
 def _fixed_symbols(model: Model) -> list[Symbol]:
     names = model.design.fixed.names
     if len(names) > MOST_WRITTEN:
         listed = ", ".join(names[:MOST_WRITTEN])
         return [Symbol(_letter("β"), f"{len(names)} coefficients: {listed}, …", "fixef")]
     at_zero = "where all predictors are 0 (factors: at their first levels)" if len(names) > 1 else "of all levels"
-    at_zero += "" if model.family == "gaussian" else f", on the {model.link} scale"
+    at_zero += "" if family_of(model.family).plain == "gaussian" else f", on the {model.link} scale"
     said = {name: f"what a unit of {name} adds, at an average level" for name in names}
     said |= {"Intercept": f"mean {at_zero}"} if "Intercept" in names else {}
     return [Symbol(_sub(_letter("β"), name), said[name], f"fixef[{name}]") for name in names]

@@ -331,14 +331,6 @@ class Model:
                 f"model's is {self.family}"
             )
 
-    def require_posterior(self) -> None:
-        """Raise for a model that has no posterior here yet."""
-        if self.family == HETEROSCEDASTIC:
-            raise NotSupportedError(
-                "the posterior of a Gaussian model with a formula for sigma cannot be sampled yet; bl.fit estimates it by "
-                "maximum likelihood"
-            )
-
     @cached_property
     def structure(self) -> Structure:
         """Which levels meet, and how the factorisation goes about it."""

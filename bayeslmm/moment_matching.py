@@ -230,6 +230,7 @@ def to_coordinates(joint: Joint, natural: dict[str, Array]) -> Array:
             at += pairs
     if model.dispersion is not None:
         parts.append(np.log(natural[model.dispersion])[..., None])
+    parts += [natural[name] for name in model.priors.further]
     size = natural["fixef"].shape[:2]
     psi = np.concatenate([*parts, natural["fixef"]], axis=-1).reshape(size[0] * size[1], -1)
     u = np.empty((len(psi), len(joint.system.B)))

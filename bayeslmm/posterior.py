@@ -17,6 +17,7 @@ from bayeslmm.convergence import Diagnostics, diagnose
 from bayeslmm.coordinates import coordinates, dimensions, response_name
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.gaussian import LOG_2PI
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.model import Model
 from bayeslmm.posterior_rows import density_draws, mean_draws
 from bayeslmm.result import Result, term_effects
@@ -96,8 +97,10 @@ class Posterior(Result):
 
     @cached_property
     def sigma(self) -> float:  # type: ignore[override]
-        """Posterior mean of the residual standard deviation; 1 for another family than the Gaussian, which has none."""
-        return float(self._mean("sigma")) if self.model.family == "gaussian" else 1.0
+        """Posterior mean of the residual standard deviation; NaN where it has a formula, 1 for a family that has none."""
+        if self.model.family == "gaussian":
+            return float(self._mean("sigma"))
+        return float("nan") if self.model.family == HETEROSCEDASTIC else 1.0
 
     @cached_property
     def dispersion(self) -> float:

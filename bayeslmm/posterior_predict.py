@@ -71,9 +71,10 @@ class Draws:
         model = posterior.model
         self.posterior, self.further = posterior, model.design.further_of(data)
         self.rows, self.entropy, self.count = rows, entropy, posterior.n_draws
-        self.sigma = posterior.draws("sigma") if kind == "response" else None
+        self.response = kind == "response"
         self.conditional = kind == "conditional"
-        self.link = model.link if kind in ("mean", "conditional") and model.family != "gaussian" else None
+        linear = family_of(model.family).plain == "gaussian"
+        self.link = model.link if kind in ("mean", "conditional") and not linear else None
         self.beta = posterior.draws("fixef") if rows.X.shape[1] else np.empty((self.count, 0))
         known = [name for name, group in rows.groups.items() if (group.codes >= 0).any()]
         new = [name for name, group in rows.groups.items() if (group.codes < 0).any()]
@@ -97,8 +98,9 @@ class Draws:
         if self.link is not None:
             return self._means(values, variance, part, tail)
         residual = None
-        if self.sigma is not None:
-            residual = self.sigma**2 / (1.0 if self.rows.weights is None else self.rows.weights[part, None])
+        if self.response:
+            log_sigma = further_draws(self.posterior, "dispersion", slice(None), self._own(part).get("dispersion")).T
+            residual = np.exp(2.0 * log_sigma) / (1.0 if self.rows.weights is None else self.rows.weights[part, None])
             variance += residual
         columns = [values.mean(axis=1), np.sqrt(values.var(axis=1, ddof=1) + variance.mean(axis=1))]
         if tail is not None:
@@ -129,9 +131,13 @@ class Draws:
         return self._with_zeros(mu, part)
 
     def _with_zeros(self, mu: Array, part: slice) -> Array:
-        own = {name: columns[part] for name, columns in self.further.items()}
+        own = self._own(part)
         a, zeta = (further_draws(self.posterior, name, slice(None), own.get(name)).T for name in ("dispersion", "zero"))
         return means_with_zeros(self.posterior.model, mu, a, np.full((1, 1), -np.inf) if self.conditional else zeta)
+
+    def _own(self, part: slice) -> dict[str, Array]:
+        """Columns of some rows in the formulas for dispersion and zeros."""
+        return {name: columns[part] for name, columns in self.further.items()}
 
     def _known(self, name: str, effects: Array, part: slice) -> Array:
         group = self.rows.groups[name]

@@ -75,7 +75,7 @@ def mean_draws(post: Posterior, which: slice, eta: Array) -> Array:
 
 
 def density_draws(post: Posterior, which: slice, eta: Array) -> Array:
-    """Log densities (m, n) of the responses given linear predictors `eta` (m, n); prior weights multiply them.
+    """Log densities (m, n) of the responses given linear predictors `eta` (m, n); prior weights multiply them, or divide σ².
 
     Parameters
     ----------
@@ -97,8 +97,10 @@ def density_draws(post: Posterior, which: slice, eta: Array) -> Array:
         return values if design.weights is None else values * design.weights
     trials = np.ones(n) if design.trials is None else design.trials
     a, zeta = (further_draws(post, name, which) for name in ("dispersion", "zero"))
+    if family.plain == "gaussian" and design.weights is not None:  # they divide σ²
+        a = a - 0.5 * np.log(design.weights)
     link, rows = LINKS[post.model.link], np.empty_like(eta)
     for draw, e in enumerate(eta):
         own = (np.ascontiguousarray(np.broadcast_to(v[draw], n)) for v in (a, zeta))
         rows[draw] = log_densities_of_rows(family.zeros, family.code, link, y, trials, e, *own)
-    return rows if design.weights is None else rows * design.weights
+    return rows if design.weights is None or family.plain == "gaussian" else rows * design.weights

@@ -24,6 +24,7 @@ __all__ = ["Prior", "Priors", "resolve"]
 _HALF_VERSION = {"Normal": "HalfNormal", "StudentT": "HalfStudentT", "Cauchy": "HalfCauchy", "Flat": "HalfFlat"}
 
 Group = tuple[Sequence[str], Sequence[float], bool]
+Further = tuple[Sequence[str], Sequence[float], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ def _keys(
     coefficients: Sequence[str],
     groups: Mapping[str, Group],
     dispersion: str | None,
-    further: Mapping[str, tuple[Sequence[str], Sequence[float]]],
+    further: Mapping[str, Further],
     second: Sequence[str],
 ) -> dict[str, tuple[str, ...]]:
     """Every valid key with the parameters it names, broad ones first; a plain name another key has means that other."""
@@ -199,7 +200,7 @@ def _keys(
         if correlated:
             broad[f"corr_{group}"] = (f"corr_{group}",)
     broad |= {dispersion: (dispersion,)} if dispersion else {}
-    for name, (columns, _) in further.items():
+    for name, (columns, _, _) in further.items():
         broad[name] = tuple(f"{name}[{column}]" for column in columns)
         narrow |= {own: (own,) for own in broad[name]}
     broad |= {second[0].partition("[")[0]: tuple(second)} if second else {}
@@ -277,7 +278,7 @@ def resolve(
     groups: Mapping[str, Group],
     slopes: Sequence[float] | None = None,
     dispersion: str | None = "sigma",
-    further: Mapping[str, tuple[Sequence[str], Sequence[float]]] | None = None,
+    further: Mapping[str, Further] | None = None,
     second: Mapping[str, Prior] | None = None,
 ) -> Priors:
     """The priors of a model: the given ones, and Bambi's default scales for the others.
@@ -309,7 +310,7 @@ def resolve(
         Scales of the slopes' priors where 2.5 sd(y)/sd(x) is not the rule (bernoulli and binomial, logit or probit).
     dispersion : str or None
         Name of the family's dispersion parameter, None where it has none.
-    further : mapping of str to (coefficient names, column means), optional
+    further : mapping of str to (coefficient names, column means, centres of the default priors), optional
         Of the formulas for ``"dispersion"`` and ``"zero"``.
     second : mapping, optional
         Default priors of the family's other parameters.

@@ -12,13 +12,15 @@ from scipy.optimize import linprog
 
 from bayeslmm.errors import ImproperPosteriorError
 from bayeslmm.exact import zeros
-from bayeslmm.family import family_of
+from bayeslmm.family import HETEROSCEDASTIC, family_of
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
 Which = NDArray[np.bool_]
 # Mixtures whose likelihood goes to that of the plain family as their dispersion parameter grows; mixtures of counts.
 TO_PLAIN, MIXED = ("negativebinomial", "betabinomial"), ("negativebinomial", "negativebinomial1")
+# Share of a column, or of a row, that is rounding.
+RANK = 1e-9
 COEFFICIENT = "Give it a proper prior, such as bl.Prior('Normal', mu=0, sigma=...), or leave the default"
 ADVICE = "Give it a proper prior, such as bl.Prior('HalfNormal', sigma=...)"
 
@@ -53,6 +55,7 @@ def check_proper(model: Model) -> None:
         _check_rows(model, X.shape[1], len(scales))
     else:
         _check_noise(model)
+        _check_sigma(model)
         names = [
             n for n, prior in zip(model.priors.coefficients, model.priors.fixef, strict=True) if prior.name == "Flat"
         ]
@@ -95,6 +98,38 @@ def _check_noise(model: Model) -> None:
         raise ImproperPosteriorError(
             f"a flat prior on nu is improper: as it grows the likelihood goes to that of normal responses. {ADVICE}"
         )
+
+
+def _check_sigma(model: Model) -> None:
+    """With flat coefficients of log σ the mean must not reproduce all rows whose σ may tend to 0 by themselves."""
+    block = model.priors.further.get("dispersion")
+    if block is None or model.family != HETEROSCEDASTIC:
+        return
+    flat = [j for j, prior in enumerate(block.priors) if prior.name == "Flat"]
+    for rows in _alone(model.design.further["dispersion"].X[:, flat]) if flat else ():
+        Z = model.Z[np.flatnonzero(rows)].toarray()
+        columns = np.column_stack([model.X[rows], Z[:, Z.any(axis=0)]])
+        if np.linalg.matrix_rank(columns) == rows.sum():
+            names = ", ".join(f"dispersion[{block.coefficients[j]}]" for j in flat)
+            raise ImproperPosteriorError(
+                f"flat priors on {names} are improper: the mean reproduces {_named_rows(rows)}, so that the likelihood does not "
+                f"fall as sigma tends to 0 there. {COEFFICIENT}"
+            )
+
+
+def _alone(W: Array) -> list[Which]:
+    """Sets of rows for which some Wδ is −1 while it is 0 in all others: those of one pattern, or all."""
+    patterns, code = np.unique(W / np.abs(W).max(axis=0), axis=0, return_inverse=True)
+    U, size, _ = np.linalg.svd(patterns, full_matrices=False)
+    U = U[:, size > RANK * size[0]]
+    sets = [code.ravel() == k for k in np.flatnonzero(np.sum(U**2, axis=1) > 1.0 - RANK)]
+    left = np.ones(len(U)) - U @ U.sum(axis=0)
+    return sets + ([np.ones(len(W), bool)] if np.abs(left).max() < RANK else [])
+
+
+def _named_rows(rows: Which) -> str:
+    count, first = int(rows.sum()), int(rows.argmax())
+    return f"row {first}" if count == 1 else f"{count} rows, the first of them row {first},"
 
 
 def _ends(model: Model) -> tuple[Which, Which]:

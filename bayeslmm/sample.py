@@ -16,6 +16,7 @@ from bayeslmm.errors import MethodError, NotSupportedError
 from bayeslmm.exact import hierarchical
 from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.density import log_posterior
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.model import Model
 from bayeslmm.nuts import check_complete, compiled, nutpie_trace, statistics
 from bayeslmm.posterior import Posterior, posterior_tree
@@ -100,7 +101,6 @@ def sample(
     50
     """
     _check(draws, tune, chains, target_accept, route, parametrisation, corrected)
-    model.require_posterior()
     gaussian = model.family == "gaussian"
     used = _route(model, route)
     if store is not None and (used != "marginal" or not _closed_form(model)):
@@ -134,9 +134,10 @@ def _route(model: Model, route: Route) -> str:
     if route in ("auto", "hierarchical"):
         return "marginal" if gaussian and route == "auto" else "hierarchical"
     if not gaussian and route == "marginal":
-        raise NotSupportedError(
-            f"the random effects of a {model.family} model do not integrate out exactly; use the hierarchical route"
-        )
+        why = f"the random effects of a {model.family} model do not integrate out exactly"
+        if model.family == HETEROSCEDASTIC:
+            why = "the marginal route is for Gaussian models with one residual variance"
+        raise NotSupportedError(f"{why}; use the hierarchical route")
     if gaussian and route == "laplace":
         raise MethodError("the random effects of a Gaussian model integrate out exactly; use the marginal route")
     if route == "laplace" and not direct_priors(model):

@@ -14,6 +14,8 @@ from bayeslmm.family import Family
 from bayeslmm.priors import Prior, Priors, resolve
 
 Array = NDArray[np.float64]
+# Error of a coefficient, or of a row, at which a constant still is a combination of a formula's columns.
+SPANNED = 1e-9
 
 
 def design_priors(given: Any, design: Design, family: Family, link: str) -> Priors:
@@ -53,9 +55,25 @@ def design_priors(given: Any, design: Design, family: Family, link: str) -> Prio
         groups={name: (tuple(e), tuple(s), c) for name, (e, s, c) in groups.items()},
         slopes=_unit_slopes(design) if share else None,
         dispersion=None if "dispersion" in design.further else family.dispersion,
-        further={name: (b.names, b.X.mean(axis=0).tolist()) for name, b in design.further.items() if name != "nu"},
+        further={
+            name: (block.names, block.X.mean(axis=0).tolist(), _centres(block.X, name, design, gaussian))
+            for name, block in design.further.items()
+            if name != "nu"
+        },
         second=_second(family, design),
     )
+
+
+def _centres(W: Array, name: str, design: Design, scaled: bool) -> list[float]:
+    """Means of the default priors of γ: where Wγ is log sd(y) in every row, of a σ; 0 of what has no unit, or cannot be that."""
+    if name != "dispersion" or not scaled:
+        return [0.0] * W.shape[1]
+    ones, size, deviation = np.ones(len(W)), np.abs(W).max(axis=0), _deviations(design.y[:, None])[0]
+    level = np.linalg.lstsq(W / size, ones)[0]
+    level = np.where(np.abs(level) > SPANNED, level, 0.0) / size
+    if not deviation > 0 or np.abs(W @ level - ones).max() > SPANNED:
+        return [0.0] * W.shape[1]
+    return [float(value) for value in np.log(deviation) * level + 0.0]
 
 
 def _second(family: Family, design: Design) -> dict[str, Prior]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from bayeslmm.family import family_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -307,8 +309,8 @@ def posterior_page(post: Posterior) -> Page:
         "laplace": "random effects integrated out by Laplace's approximation, "
         + ("corrected by importance weights" if post.data.attrs.get("corrected") else "not corrected"),
     }[post.route]
-    general = post.model.family != "gaussian"
-    family = [f"Family: {post.model.family} ({post.model.link} link)"] if general else []
+    general = family_of(post.model.family).plain != "gaussian"
+    family = [f"Family: {post.model.family} ({post.model.link} link)"] if post.model.family != "gaussian" else []
     lines = (*model_lines(post.model), *family, f"Draws: {shape['chain']} chains × {shape['draw']}, {how}")
     table = frame_table("Posterior", _rounded(post.summary()))
     remarks = (*left_out(post.model), *post.diagnostics.sentences)

@@ -127,12 +127,10 @@ def test_what_needs_one_sigma_says_so() -> None:
     fit = gaussian("gaussian_by_sex")
     model = fit.model
     for call, error, message in (
-        (lambda: bl.fit(model, "REML"), MethodError, "formula for sigma"),
-        (lambda: bl.fit(model, "MAP"), MethodError, "formula for sigma"),
         (lambda: bl.fit(model, fixed={"sigma": 1.0}), MethodError, "no parameter 'sigma'"),
-        (lambda: bl.sample(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),
-        (lambda: bl.to_pymc(model), NotSupportedError, "posterior of a Gaussian model with a formula for sigma"),
-        (lambda: bl.to_bambi(model), NotSupportedError, "formula for sigma"),
+        (lambda: bl.sample(model, route="marginal"), NotSupportedError, "one residual variance; use the hierarchical route"),
+        (lambda: bl.to_pymc(model, route="marginal"), NotSupportedError, "one residual variance"),
+        (lambda: bl.coefficients(fit, df="kenward-roger"), MethodError, "for Laplace use"),
         (lambda: bl.solve(model, theta=[1.0], sigma=1.0), NotSupportedError, "Gaussian"),
         (lambda: bl.r2(fit), NotSupportedError, "one residual variance"),
         (lambda: bl.information(fit), NotSupportedError, "one residual variance"),

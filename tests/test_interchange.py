@@ -87,6 +87,7 @@ OTHERS = {
     "zeros with a normal prior": ("zero_inflated_poisson", {"priors": {"zero": bl.Prior("Normal", mu=1, sigma=2)}}),
     "formulas": ("hurdle_negativebinomial", {"zero": "~ x + f", "dispersion": "~ f"}),
     "beta-binomial": ("betabinomial", {"dispersion": "~ x"}),
+    "sigma": ("gaussian", {"dispersion": "~ x + f"}),
 }
 
 

@@ -48,7 +48,6 @@ def to_pymc(
     >>> [potential.name for potential in graph.potentials]
     ['likelihood']
     """
-    model.require_posterior()
     if route == "hierarchical":
         return hierarchical.build(model, parametrisation)  # type: ignore[arg-type]
     if route != "marginal":

@@ -53,7 +53,7 @@ def respond(
     """
     design = model.design
     weights = None if design.weights is None else pm.Data("known_weights", design.weights, dims="obs")
-    if model.family == "gaussian":
+    if family_of(model.family).plain == "gaussian":
         sigma = noise if weights is None else noise / pt.sqrt(weights)
         pm.Normal(name, predictor, sigma, observed=design.y, dims="obs")
         return
