@@ -328,9 +328,10 @@ def _result(approximation: Laplace, found: Found, method: str, information: str)
     dispersed = approximation.has_dispersion
     dispersion = float(np.exp(after[0])) if dispersed else float("nan")
     posterior = -0.5 * float(found.optimum.value) if method == "MAP" else None
+    exact = method == "Laplace" and model.family == HETEROSCEDASTIC
     return GeneralizedFit(
         model=model,
-        method=method,
+        method="ML" if exact else method,
         theta=found.x[:m],
         sigma=float("nan") if model.family == HETEROSCEDASTIC else 1.0,  # which has one for each row
         beta=np.array(beta),

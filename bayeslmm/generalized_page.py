@@ -42,13 +42,6 @@ def page_of(fit: Any) -> Page:
     -------
     Page
     """
-    by = f" ({METHODS['Laplace']})" if fit.method == "MAP" else ""
-    how = METHODS[fit.method] + (f" ({fit.nodes} nodes)" if fit.nodes > 1 else by)
-    mixed = "mixed " if fit.model.groups else ""
-    title = f"Generalized linear {mixed}model fit by {how}"
-    if fit.model.family == HETEROSCEDASTIC:  # where Laplace's approximation is the likelihood
-        how = METHODS[fit.method] if fit.method in ("REML", "MAP") else "maximum likelihood"
-        title = f"Linear {mixed}model fit by {how}, with a formula for sigma"
     lines = [*model_lines(fit.model), f"Family: {fit.model.family} ({fit.model.link} link)"]
     if np.isfinite(fit.dispersion):
         nu = f", nu = {fit.nu:.5g}" if np.isfinite(fit.nu) else ""
@@ -71,7 +64,19 @@ def page_of(fit: Any) -> Page:
     remarks += _determined(fit)
     remarks += [] if fit.converged else [f"NOT CONVERGED: {fit.message}"]
     remarks += [f"At a limit: {said}." for _, _, said in (fit.message.partition("converged; "),) if said]
-    return Page(title, tuple(lines), tuple(tables), tuple(remarks))
+    return Page(_title(fit), tuple(lines), tuple(tables), tuple(remarks))
+
+
+def _title(fit: Any) -> str:
+    """What was fitted, and how; of a Gaussian response Laplace's approximation and quadrature are the likelihood."""
+    mixed = "mixed " if fit.model.groups else ""
+    if fit.model.family == HETEROSCEDASTIC:
+        how = METHODS[fit.method] if fit.method in ("REML", "MAP") else "maximum likelihood"
+        return f"Linear {mixed}model fit by {how}, with a formula for sigma"
+    by = f" ({METHODS['Laplace']})" if fit.method == "MAP" else ""
+    return f"Generalized linear {mixed}model fit by {METHODS[fit.method]}" + (
+        f" ({fit.nodes} nodes)" if fit.nodes > 1 else by
+    )
 
 
 def _quantiles(fit: Any) -> list[tuple[Table, str]]:

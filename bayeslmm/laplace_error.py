@@ -102,7 +102,7 @@ def laplace_error(fit: Any, draws: int = 2000, seed: int = 0) -> LaplaceError:
     >>> laplace_error(fit).method
     'quadrature'
     """
-    if not isinstance(fit, GeneralizedFit) or fit.method not in ("Laplace", "AGHQ"):
+    if not isinstance(fit, GeneralizedFit) or fit.method not in ("Laplace", "AGHQ", "ML"):
         what = getattr(fit, "method", type(fit).__name__)
         raise MethodError(f'the error of an approximation is that of a "Laplace" or "AGHQ" fit; got {what}')
     if not fit.model.groups:

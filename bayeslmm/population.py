@@ -90,7 +90,7 @@ class Averages(Combinations):
 
 def over_all(fit: Any) -> bool:
     """Whether a fit is the optimum of one criterion over all parameters."""
-    return fit.method in ("Laplace", "AGHQ", "MAP", "REML") and not getattr(fit, "fast", True)
+    return fit.method in ("Laplace", "AGHQ", "MAP", "ML", "REML") and not getattr(fit, "fast", True)
 
 
 def parameter_root(fit: Any) -> Array:

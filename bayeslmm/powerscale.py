@@ -20,6 +20,7 @@ from bayeslmm.errors import MethodError
 from bayeslmm.estimates import Estimates, parameter_names
 from bayeslmm.exact.gaussian import INTEGRATED, JOINT
 from bayeslmm.exact.logpdf import encode, logpdf
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.fit import loglik_at
 from bayeslmm.generalized import GeneralizedFit
@@ -244,8 +245,9 @@ def flat_counterpart(fit: PointFit, others: Sequence[PointFit] = ()) -> PointFit
 
 
 def _approximate_counterpart(fit: GeneralizedFit, others: Sequence[PointFit]) -> PointFit:
-    """By Laplace's approximation, or by quadrature where the MAP fit is."""
-    method: Literal["AGHQ", "Laplace"] = "AGHQ" if fit.nodes > 1 else "Laplace"
+    """By Laplace's approximation (of a Gaussian model ML), or by quadrature where the MAP fit is."""
+    one: Literal["ML", "Laplace"] = "ML" if fit.model.family == HETEROSCEDASTIC else "Laplace"
+    method: Literal["AGHQ", "ML", "Laplace"] = "AGHQ" if fit.nodes > 1 else one
     for other in others:
         same = isinstance(other, GeneralizedFit) and other.options == fit.options
         if same and (other.method, other.model.formula.text, other.fixed) == (

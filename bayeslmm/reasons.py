@@ -26,6 +26,7 @@ SKEWED = 0.05  # (mean − median)/sd; a log-normal with log sd 0.1 has it
 DRAGS = 1.0  # gap of one parameter that drags the others along
 ERRORS = 2.0  # Monte Carlo standard errors within which a gap is none
 MEDIAN = 1.25  # a median's standard error over a mean's, for normal draws
+CURVED = ("Laplace", "AGHQ", "ML", "REML")  # whose standard errors of another family are of one curvature
 FEW = 50  # groups beyond which a missing degree of freedom is below `NOTABLE`
 
 
@@ -306,7 +307,7 @@ def wide_posterior(setting: Setting, known: Sequence[Reason] = ()) -> list[Reaso
         ratios = {name: ratio for name in names if (ratio := setting.wider(column, name)) >= WIDER}
         if ratios and few <= FEW:
             said = listing(f"{name} by {ratio - 1:.0%}" for name, ratio in ratios.items())
-            curved = model.family != "gaussian" and setting.reference.result.method in ("Laplace", "AGHQ")
+            curved = model.family != "gaussian" and setting.reference.result.method in CURVED
             these = "are the curvature at the maximum" if curved else "take the variances as known"
             text = (
                 f"{called(column.label, start=True)} is wider than {setting.reference.label}'s standard errors for "

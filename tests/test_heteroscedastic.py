@@ -37,6 +37,7 @@ def test_a_formula_for_sigma_is_that_of_glmmtmb_and_nlme(name: str) -> None:
     """Likelihoods to rounding; their optimum is polished, our Hessian one of differences. The intercept of age * Sex is of Female."""
     fit, want = gaussian(name), R[name]
     assert fit.converged
+    assert fit.method == "ML"
     assert fit.loglik == pytest.approx(want["loglik"], abs=1e-8)
     assert fit.loglik == pytest.approx(want["nlme_loglik"], abs=1e-6)
     np.testing.assert_allclose(fit.fixef, want["fixef"], rtol=1e-6)
@@ -130,7 +131,7 @@ def test_what_needs_one_sigma_says_so() -> None:
         (lambda: bl.fit(model, fixed={"sigma": 1.0}), MethodError, "no parameter 'sigma'"),
         (lambda: bl.sample(model, route="marginal"), NotSupportedError, "one residual variance; use the hierarchical route"),
         (lambda: bl.to_pymc(model, route="marginal"), NotSupportedError, "one residual variance"),
-        (lambda: bl.coefficients(fit, df="kenward-roger"), MethodError, "for Laplace use"),
+        (lambda: bl.coefficients(fit, df="satterthwaite"), NotSupportedError, "one residual variance"),
         (lambda: bl.solve(model, theta=[1.0], sigma=1.0), NotSupportedError, "Gaussian"),
         (lambda: bl.r2(fit), NotSupportedError, "one residual variance"),
         (lambda: bl.information(fit), NotSupportedError, "one residual variance"),

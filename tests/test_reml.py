@@ -223,3 +223,14 @@ def test_the_mode_of_the_posterior() -> None:
     assert flat.loglik == pytest.approx(ml.loglik, abs=1e-8)
     np.testing.assert_allclose(flat.fixef, ml.fixef, rtol=1e-5)
     assert "maximum a posteriori (MAP), with a formula for sigma" in fit.summary()
+
+
+def test_modes_and_likelihoods_side_by_side() -> None:
+    """What a prior does to the mode is told from the ML fit; restricted likelihoods are not set beside others."""
+    mode, ml = bl.fit(model("by_sex").update(priors=PRIORS), "MAP"), bl.fit(model("by_sex"))
+    told = bl.compare(ml, mode)
+    assert list(told.table.columns.get_level_values(0).unique()) == ["ML", "MAP"]
+    assert any(reason.kind == "prior" and reason.covers("MAP", "dispersion[Intercept]") for reason in told.reasons)
+    with pytest.raises(MethodError, match="fits of one kind"):
+        bl.anova(reml("by_sex"), bl.fit(model("by_sex").update(dispersion=None), "ML"), refit=False)
+    assert bl.anova(bl.fit(model("by_sex").update(dispersion=None), "ML"), ml, refit=False).table["Df"].iloc[-1] == 1
