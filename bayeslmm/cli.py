@@ -297,7 +297,7 @@ def _add_equations(run: Run) -> None:
     from bayeslmm.limiting import limiting_prior
 
     reml = run.fits["REML"]
-    if not len(reml.beta):
+    if not len(reml.beta) or run.model.family != "gaussian":  # with a formula for σ
         return
     with _timed(run, "mixed model equations") as said:
         found = solve(reml)

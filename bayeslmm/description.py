@@ -90,5 +90,6 @@ def _data(model: Model) -> list[str]:
 def _prior_lines(model: Model) -> list[str]:
     rows = model.priors.describe()
     width = max(len(name) for name, _, _ in rows)
-    title = "priors (for the posterior and MAP)" if model.family == "gaussian" else "priors (for the posterior)"
+    gaussian = family_of(model.family).plain == "gaussian"
+    title = "priors (for the posterior and MAP)" if gaussian else "priors (for the posterior)"
     return [title] + [f"  {n:<{width}}  {p}  ({w})" for n, p, w in rows]

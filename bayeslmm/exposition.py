@@ -119,6 +119,7 @@ def the_priors(account: Account) -> list[Block]:
     users = [r for r in account.results if isinstance(r, Posterior) or r.method == "MAP"]
     tables = dict.fromkeys(tuple(result.model.priors.describe()) for result in users or account.results)
     points = " and ".join(dict.fromkeys(fit.method for fit in account.points))
-    would = "MAP and the posterior" if account.model.family == "gaussian" else "the posterior"
+    gaussian = family_of(account.model.family).plain == "gaussian"
+    would = "MAP and the posterior" if gaussian else "the posterior"
     said: Iterable[Block] = [] if users else [Prose(f"{points} use no prior; {would} would use these.")]
     return [*said, *(Shown(Table("", ("parameter", "prior", "given by"), rows, labels=3)) for rows in tables)]

