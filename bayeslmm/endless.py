@@ -25,6 +25,8 @@ ENDLESS, NO_TAILS = 1e3, 1e4
 ENDLESS_ORDERED = 30.0
 # Residual standard deviation, as a share of that of the response, from which a search that comes to no end drives it to 0.
 VANISHING = 1e-3
+# Standard error of a log σ that only rows without information have: one residual's is 0.7.
+UNTOLD = 30.0
 # Mean over the rows of the excess variance, or of π(1 − π), below which there may be none; the step in log dispersion or logit
 # that is taken for the limit; and what −2 log-likelihood may rise by there, relative to it: rounding.
 NOTHING, STEP, RISE = 1e-4, 25.0, 1e-11
@@ -235,13 +237,30 @@ def _normal(optimum: Optimum) -> Optimum:
 
 
 def _vanishing(approximation: Laplace, optimum: Optimum, further: Array) -> Optimum:
-    """The optimum of a Gaussian model, or that σ of some rows tends to 0, where the likelihood has no bound."""
+    """The optimum of a Gaussian model; or that σ of some rows tends to 0, where the likelihood has no bound, or has none."""
+    if optimum.converged:
+        return _untold(approximation, optimum, further)
     log_sigma = approximation.observed.aux_rows + approximation.W @ further
-    if optimum.converged or np.exp(log_sigma.min()) > VANISHING * np.std(approximation.observed.y):
+    if np.exp(log_sigma.min()) > VANISHING * np.std(approximation.observed.y):
         return optimum
     message = (
         f"the likelihood rises without end: sigma of row {int(log_sigma.argmin())} tends to 0, as the mean reproduces such rows. "
         "Leave the term that sets them apart out of the formula for the dispersion"
+    )
+    return replace(optimum, converged=False, message=message)
+
+
+def _untold(approximation: Laplace, optimum: Optimum, further: Array) -> Optimum:
+    """The optimum, or that a σ is that of rows which the fixed part reproduces: a restricted likelihood leaves them out."""
+    first = approximation.model.n_theta + approximation.p
+    if len(optimum.theta) != first + len(further):  # something is held
+        return optimum
+    error = np.linalg.norm(curvature_root(optimum, None, first)[:, first:] @ approximation.W.T, axis=0)
+    if not error.max() > UNTOLD:
+        return optimum
+    message = (
+        f"nothing tells of sigma of row {int(error.argmax())}: the fixed part reproduces such rows, so that the restricted "
+        "likelihood is the same whatever their sigma. Leave the term that sets them apart out of one of the formulas"
     )
     return replace(optimum, converged=False, message=message)
 

