@@ -177,7 +177,7 @@ def _default_df(fit: PointFit) -> tuple[str, str]:
     if fit.method not in ("REML", "ML"):
         return "asymptotic", f", the normal distribution; {fit.method} has no other"
     if fit.model.family != "gaussian":
-        return "asymptotic", ", the normal distribution; a formula for sigma has no other"
+        return "asymptotic", ', the normal distribution; with a formula for sigma df="containment" has nlme\'s'
     if fit.fixed:
         return "asymptotic", f", the normal distribution, since {', '.join(fit.fixed)} is held and not estimated"
     if fit.method == "ML":

@@ -79,7 +79,7 @@ def _made(model: Model) -> str:
     else:
         text = model.stages.as_text()
         shown, head = [repr(text["first"]), repr(text["second"]), "data"], "bl.Model.from_stages"
-    for name in ("weights", "offset", "priors", "contrasts", "link"):
+    for name in ("weights", "offset", "priors", "contrasts", "link", "dispersion", "zero"):
         value = given.get(name)
         if value is not None:
             shown.append(f"{name}={value!r}" if isinstance(value, str | dict) else f"{name}={name}")

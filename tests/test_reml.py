@@ -258,6 +258,32 @@ def test_the_model_in_mathematics() -> None:
     assert "log σ" in said["dispersion[Intercept]"]
 
 
+def test_a_page_says_how_to_redo_it(tmp_path) -> None:
+    """The formula for σ among the model's arguments, and its columns among those of the data."""
+    frame = sleep().assign(late=lambda d: d["Days"] > 4)
+    fit = bl.fit(bl.Model(SLEEP, frame, dispersion="~ late"), "REML")
+    bl.report(fit, path=tmp_path / "page.md", sections=["reproduction"], nsim=0)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "dispersion='~ late')" in page
+    assert "| late |" in page
+    zeros = bl.Model(
+        "n ~ 1 + (1 | g)",
+        {"n": [1, 0, 0, 4, 3, 1] * 4, "g": list("aabbcc") * 4},
+        family="zero_inflated_poisson",
+        zero="~ 1",
+    )
+    bl.report(bl.fit(zeros), path=tmp_path / "page.md", sections=["reproduction"], nsim=0)
+    assert "zero='~ 1'" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_degrees_of_freedom_are_nlmes() -> None:
+    """lme's: 108 rows less 27 levels and the two columns that change within them; 27 − 2 for the others."""
+    found = bl.coefficients(reml("by_sex"), df="containment")
+    np.testing.assert_array_equal(found["df"], [79, 79, 25, 79])
+    assert np.isinf(bl.coefficients(reml("by_sex"))["df"]).all()
+    assert bl.slopes(reml("by_sex"), "age", df="containment").table["df"].iloc[0] == 79
+
+
 def test_the_command_fits_both(tmp_path) -> None:
     """Henderson's equations and the limiting prior, which need one σ, are left out."""
     sleep().to_csv(tmp_path / "data.csv", index=False)
