@@ -183,12 +183,6 @@ class Design:
             raise DataError(f"column {blank[0]!r} of the new data has missing values; drop or fill them first")
         return encode_again(spec, frame, self.formula)[:, self.further[name].kept]
 
-    def further_of(self, data: Any = None) -> dict[str, Array]:
-        """Columns of the formulas for dispersion and zeros, of the rows of the fit or of new ones, by parameter."""
-        return {
-            name: block.X if data is None else self.encode_further(name, data) for name, block in self.further.items()
-        }
-
 
 def build(
     formula: Formula,

@@ -14,6 +14,7 @@ from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.held import hold
 from bayeslmm.marginal_model import MarginalModel
 from bayeslmm.model import Model
+from bayeslmm.natural_points import posterior_draws as posterior_draws
 from bayeslmm.posterior import Posterior
 from bayeslmm.quasi import QuasiFit
 from bayeslmm.result import PointFit, natural_by_group
@@ -163,22 +164,6 @@ def _of_posterior(post: Posterior, label: str) -> Estimates:
         upper=upper,
         draws=draws,
     )
-
-
-def posterior_draws(post: Posterior) -> Array:
-    """Draws (chains, draws, m) of all parameters, in the order of `parameter_names`."""
-    model, parts = post.model, []
-    if model.design.fixed.names:
-        parts.append(post.draws("fixef"))
-    for group in model.groups:
-        parts.append(post.draws(f"sd_{group}"))
-        if model.pairs(group):
-            parts.append(post.draws(f"corr_{group}"))
-    parts += [np.asarray(post.draws(model.dispersion)).reshape(-1, 1)] if model.dispersion else []
-    parts += [post.draws(name) for name in model.priors.further]
-    parts += [post.draws(name) for name in dict.fromkeys(key.partition("[")[0] for key in model.design.second_names)]
-    flat = np.concatenate([np.asarray(part, float).reshape(len(parts[-1]), -1) for part in parts], axis=1)
-    return flat.reshape(int(post.data["posterior"].sizes["chain"]), -1, flat.shape[1])
 
 
 def _of_point(fit: PointFit, label: str) -> Estimates:

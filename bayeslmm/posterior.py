@@ -305,8 +305,8 @@ class Posterior(Result):
 def _parameters(model: Model) -> list[str]:
     """Posterior variables other than the random effects, in the order in which they are shown."""
     noise = [model.dispersion] if model.dispersion else []
-    noise += list(dict.fromkeys(name.partition("[")[0] for name in model.priors.second))
-    return ["fixef", *(f"{kind}_{g}" for g in model.groups for kind in ("sd", "corr")), *noise, *model.priors.further]
+    effects = [f"{kind}_{group}" for group in model.groups for kind in ("sd", "corr")]
+    return ["fixef", *effects, *noise, *model.priors.second_blocks, *model.priors.further]
 
 
 def _with_draws(dataset: xr.Dataset) -> xr.Dataset:

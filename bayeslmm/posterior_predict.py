@@ -41,7 +41,7 @@ def over_draws(
 ) -> pd.DataFrame:
     """Predictions of rows from a posterior: means, standard deviations and, with a tail, quantiles over its draws."""
     if kind in ("zero", "dispersion"):
-        columns = posterior.model.design.further_of(data).get(kind)
+        columns = posterior.model.design.further_columns(kind, data)
         a = further_draws(posterior, kind, slice(None), columns).T
         values = np.broadcast_to(
             np.exp(a) if kind == "dispersion" else 1.0 / (1.0 + np.exp(-a)), (len(rows.X), a.shape[1])
@@ -69,7 +69,8 @@ class Draws:
 
     def __init__(self, posterior: Posterior, rows: Rows, kind: str, entropy: int, data: Any) -> None:
         model = posterior.model
-        self.posterior, self.further = posterior, model.design.further_of(data)
+        self.posterior = posterior
+        self.further = {name: model.design.further_columns(name, data) for name in model.design.further}
         self.rows, self.entropy, self.count = rows, entropy, posterior.n_draws
         self.response = kind == "response"
         self.conditional = kind == "conditional"

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.approximation import Laplace, Point
+from bayeslmm.approximation import Laplace
 from bayeslmm.direct import Direct
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import MethodError
@@ -25,8 +25,8 @@ from bayeslmm.fit import fit as fit_model
 from bayeslmm.fit import loglik_at
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.model import Model
+from bayeslmm.natural_points import point_of, theta_of
 from bayeslmm.result import PointFit
-from bayeslmm.thresholds import free_of
 
 Array = NDArray[np.float64]
 LOWER, UPPER = 0.8, 1.25
@@ -122,38 +122,8 @@ def collapsed_loglik(model: Model, values: Array) -> Array:
     p = len(model.design.fixed.names)
     if model.family != "gaussian":
         laplace = Laplace(model)
-        last = values.shape[1] - laplace.n_further
-        aux = np.log(values[:, last - 1]) if model.dispersion else np.zeros(len(values))
-        points = [
-            Point(theta_of(model, v), v[:p], float(a), _further(model, v[last:]))
-            for v, a in zip(values, aux, strict=True)
-        ]
-        return np.array([-0.5 * laplace.minus_twice(point)[0] for point in points])
+        return np.array([-0.5 * laplace.minus_twice(point_of(model, one))[0] for one in values])
     return np.array([loglik_at(model, theta_of(model, row), float(row[-1]), row[:p]) for row in values])
-
-
-def _further(model: Model, natural: Array) -> Array:
-    """The further parameters as Laplace's approximation has them: of ν the logarithm, of thresholds the logs of their steps."""
-    if model.design.ordered:
-        return free_of(natural)
-    return np.append(natural[:-1], np.log(natural[-1])) if "nu" in model.design.further else natural
-
-
-def theta_of(model: Model, values: Array) -> Array:
-    """Theta at one vector (m,) of natural parameters."""
-    names, own = parameter_names(model), {}
-    sigma = float(values[-1]) if model.family == "gaussian" else 1.0
-    for group in model.groups:
-        start, before = names.index(f"sd_{group}[{model.effects(group)[0]}]"), 0
-        k = len(model.effects(group))
-        corr = np.eye(k)
-        for at, (i, j) in enumerate(model.pairs(group)):
-            corr[i, j] = corr[j, i] = values[start + k + at]
-        for term in (t for t in model.design.random if t.group == group):
-            part = slice(before, before + len(term.effects))
-            own[id(term)] = term.covariance.from_natural(values[start:][part], corr[part, part], sigma)
-            before = part.stop
-    return np.concatenate([np.empty(0), *(own[id(term)] for term in model.terms)])
 
 
 def posterior_pull(column: Estimates) -> PriorPull:

@@ -159,6 +159,11 @@ class Priors:
             return None
         return -sum(math.log(p.args["sigma"]) + 0.5 * math.log(2 * math.pi) for p in self.fixef if p.name == "Normal")
 
+    @property
+    def second_blocks(self) -> tuple[str, ...]:
+        """Names under which draws of the family's second parameter are kept: ``nu`` or ``thresholds``; none of others."""
+        return tuple(dict.fromkeys(name.partition("[")[0] for name in self.second))
+
     def parameters(self) -> dict[str, Prior]:
         """Every parameter's prior by its name: ``fixef[x]``, ``sd_g[x]``, ``corr_g``, ``sigma`` or another dispersion."""
         named = {f"fixef[{name}]": prior for name, prior in zip(self.coefficients, self.fixef, strict=True)}

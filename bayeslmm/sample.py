@@ -303,7 +303,7 @@ def posterior(model: Model, data: Any, *, seed: int = 0, cores: int | None = Non
     hierarchical = all(name in draws for name in [*effects, *fixed])
     needed = [f"sd_{g}" for g in model.groups] + [f"corr_{g}" for g in model.groups if model.pairs(g)]
     needed += [*([model.dispersion] if model.dispersion else []), *model.priors.further]
-    needed += list(dict.fromkeys(name.partition("[")[0] for name in model.priors.second))
+    needed += model.priors.second_blocks
     gaussian = model.family == "gaussian"
     needed += fixed if hierarchical or not (gaussian and model.priors.gaussian) else []
     needed += [] if gaussian else effects

@@ -194,7 +194,7 @@ def _responder(model: Model, rows: Rows, data: Any) -> Responder:
         )
     trials = design.trials if data is None else trials_of(model.formula, data)
     m, root = 1.0 if trials is None else trials, 1.0 if rows.weights is None else np.sqrt(rows.weights)
-    columns = design.further_of(data)
+    columns = {name: design.further_columns(name, data) for name in design.further}
 
     def respond(eta: Array, truth: Truth, rng: np.random.Generator) -> Array:
         if family.ordered:

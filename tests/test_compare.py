@@ -16,8 +16,9 @@ from bayeslmm.disagreement import NOTABLE, Setting
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates, parameter_names, variance_names
 from bayeslmm.exact.gaussian import INTEGRATED
+from bayeslmm.natural_points import theta_of
 from bayeslmm.posterior import Posterior, posterior_tree
-from bayeslmm.powerscale import collapsed_loglik, integrates_fixef, log_prior, theta_of
+from bayeslmm.powerscale import collapsed_loglik, integrates_fixef, log_prior
 from bayeslmm.reasons import convergence, unexplained
 
 CHAINS, DRAWS = 4, 1000
