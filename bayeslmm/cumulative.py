@@ -1,4 +1,4 @@
-"""Distribution functions of the families' responses, given mean, dispersion and the probability of a zero of its own."""
+"""Distribution functions of the families' responses, given mean, dispersion and what each family has besides."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bayeslmm.errors import MethodError
 from bayeslmm.exact import zeros
 from bayeslmm.family import FAMILIES, family_of
 
 Array = NDArray[np.float64]
 _COUNTS = ("poisson", "negativebinomial", "negativebinomial1")
 COUNTS = frozenset(name for name, family in FAMILIES.items() if family.plain in _COUNTS)
-DISCRETE = COUNTS | {name for name, family in FAMILIES.items() if family.plain == "bernoulli" or family.of_trials}
+DISCRETE = COUNTS | {
+    name for name, family in FAMILIES.items() if family.plain == "bernoulli" or family.of_trials or family.ordered
+}
+# What ordered categories are the parts of, by link: P(y ≤ k) = F(τ_k − η).
+LATENT = MappingProxyType({"logit": stats.logistic, "probit": stats.norm, "cloglog": stats.gumbel_l})
 
 
 class Zeroed(NamedTuple):
@@ -39,45 +42,74 @@ class Zeroed(NamedTuple):
         return np.where(np.less(y, 0), 0.0, self.zero + (1.0 - self.zero) * others)
 
 
+class Categories(NamedTuple):
+    """Ordered categories numbered from 0: a latent response (…, n) cut at increasing thresholds (…, K − 1)."""
+
+    latent: Any
+    tau: Array
+
+    def _upper(self, y: Any) -> Array:
+        """The upper end of each category on the latent scale: −∞ below the first, +∞ of the last."""
+        end = np.full((*self.tau.shape[:-1], 1), np.inf)
+        edges = np.concatenate([-end, self.tau, end], axis=-1)
+        return np.asarray(edges[..., np.clip(np.atleast_1d(y), -1, self.tau.shape[-1]).astype(np.intp) + 1])
+
+    def pmf(self, y: Any) -> Array:
+        """Probability of category y, from the nearer tail."""
+        upper, lower = self._upper(y), self._upper(np.subtract(y, 1))
+        below, above = self.latent.cdf, self.latent.sf
+        return np.where(below(lower) > 0.5, above(lower) - above(upper), below(upper) - below(lower))
+
+    def cdf(self, y: Any) -> Array:
+        """Probability of a category up to y."""
+        return np.asarray(self.latent.cdf(self._upper(y)))
+
+
 def distribution(
-    family: str, mu: Array, phi: Array | float, trials: Array | float = 1.0, zero: Array | float = 0.0
+    family: str,
+    mu: Array,
+    phi: Array | float,
+    trials: Array | float = 1.0,
+    second: Array | float = 0.0,
+    link: str = "identity",
 ) -> Any:
-    """SciPy's distribution of responses of mean `mu` (of the binomials: successes, `mu` their share).
+    """SciPy's distribution of responses of mean `mu` (of the binomials: successes, `mu` their share), or one like it.
 
     Parameters
     ----------
     family : str
         Bambi's name.
-    mu : ndarray
-        Of a family with zeros of their own the mean of the plain one.
+    mu : ndarray (…, n)
+        Of a family with zeros of their own the mean of the plain one; of t responses their centre, of ordered categories η.
     phi : ndarray or float
         Dispersion; not looked at where the family has none.
     trials : ndarray or float
-    zero : ndarray or float
-        Probability of a zero of its own, in a family that has them.
+    second : ndarray or float
+        Probability of a zero of its own, in a family that has them; of t responses ν; of ordered categories the thresholds
+        (…, K − 1).
+    link : str
+        Of ordered categories, the others' is in `mu`.
 
     Returns
     -------
-    scipy.stats.rv_frozen or Zeroed
-
-    Raises
-    ------
-    MethodError
-        A family without one.
+    scipy.stats.rv_frozen, Zeroed or Categories
 
     Examples
     --------
     >>> import numpy as np
     >>> distribution("poisson", np.array([1.0]), float("nan")).cdf(0).round(4).tolist()
     [0.3679]
+    >>> tau = np.array([-1.0, 1.0])
+    >>> distribution("cumulative", np.array([0.0]), float("nan"), second=tau, link="logit").pmf(1).round(4).tolist()
+    [0.4621]
     """
     of = family_of(family)
-    if of.plain not in DISTRIBUTIONS:
-        raise MethodError(
-            f"the {family} family has no distribution function here; bl.quantile_residuals(fit) simulates instead"
-        )
+    if of.ordered:
+        return Categories(LATENT[link](mu), np.asarray(second))
+    if of.second == "nu":
+        return stats.t(second, mu, phi)
     plain = DISTRIBUTIONS[of.plain](mu, phi, trials)
-    return Zeroed(plain, zero, of.zeros == zeros.HURDLE) if of.zeros else plain
+    return Zeroed(plain, second, of.zeros == zeros.HURDLE) if of.zeros else plain
 
 
 DISTRIBUTIONS: MappingProxyType[str, Callable[..., Any]] = MappingProxyType(
@@ -103,7 +135,7 @@ def randomised(family: str, y: Array, given: Any, uniform: Array) -> Array:
     ----------
     family : str
     y : ndarray (n,)
-    given : scipy.stats.rv_frozen or Zeroed
+    given : scipy.stats.rv_frozen, Zeroed or Categories
         What `distribution` gave.
     uniform : ndarray (n,)
         Uniform numbers.

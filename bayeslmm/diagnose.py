@@ -18,7 +18,7 @@ from bayeslmm.envelope import simulated
 from bayeslmm.errors import MethodError
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.generalized_assumptions import standardise_generalized
-from bayeslmm.generalized_checks import generalized_checks
+from bayeslmm.generalized_checks import generalized_checks, left_out
 from bayeslmm.goodness import Calibration, Rootogram, calibration_curve, rootogram
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
@@ -164,7 +164,9 @@ def diagnose(result: Result, *, nsim: int | None = None, seed: Any = 0, progress
 
     Of another family are checked, in the same way: quantile residuals (rows that stand out, their distribution), dispersion,
     zeros, link and variance function, influence by one step, the effects' normality; responses and refits are those of the
-    fit's own method.
+    fit's own method. Ordered categories have no dispersion and no variance function; of them are checked rows in unlikely
+    categories, and for each predictor whether it moves all thresholds alike: the range over k of the standardised scores
+    Σ x (1[y ≤ k] − P(y ≤ k)).
 
     Of a posterior are checked the sampler, the pull of the priors (power-scaling), the quantile residuals given the effects
     (their distribution, dispersion, zeros of counts), and replicated data. Its effects are best looked at in a point fit.
@@ -228,6 +230,7 @@ def _of_fit(fit: PointFit, nsim: int | None, entropy: int, progress: bool) -> Di
     null, notes = np.empty((0, 0)), ["Nothing was simulated."]
     if nsim:
         null, notes = simulated(fit, lambda again: _numbers(again, checks), nsim, entropy, progress)
+    notes += left_out(fit.model)
     envelope: dict[str, Array] = {}
     if len(null) >= FEWEST_SIMULATIONS:
         assumptions = _judged(checks, own, null[:, : len(checks)])

@@ -186,18 +186,25 @@ class GeneralizedFit(SecondParameters):
         self.require_mean()
         design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
         trials = 1.0 if design.trials is None else design.trials
-        second = np.full(self.nobs, self.nu) if self.model.family == "t" else self.zero_probability_at()
-        return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, second)
+        return family_of(self.model.family).moments(mu, self.dispersions_at(), trials, self.second)
+
+    @property
+    def second(self) -> Array:
+        """What a row has besides mean and dispersion: the probability of a zero of its own, or ν; the thresholds of all."""
+        if self.model.design.ordered:
+            return self.tau
+        return np.full(self.nobs, self.nu) if "nu" in self.model.design.further else self.zero_probability_at()
 
     @property
     def given_effects(self) -> Any:
-        """Distribution of each response (of a binomial one the successes) given the effects, with ``cdf``."""
-        design, mu = self.model.design, means(LINKS[self.model.link], self.linear_predictor.to_numpy())
+        """Distribution of each response (successes, or the category's place from 0) given the effects, with ``cdf``."""
+        design, eta = self.model.design, self.linear_predictor.to_numpy()
+        mu = eta if design.ordered else means(LINKS[self.model.link], eta)
         phi = self.dispersions_at() if "dispersion" in design.further else self.dispersion
         if self.model.family == HETEROSCEDASTIC and design.weights is not None:
             phi = phi / np.sqrt(design.weights)
         trials = 1.0 if design.trials is None else design.trials
-        return distribution(self.model.family, mu, phi, trials, self.zero_probability_at())
+        return distribution(self.model.family, mu, phi, trials, self.second, self.model.link)
 
     @property
     def fitted(self) -> pd.Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from bayeslmm.assumptions import Standardised, level_codes, scaled_effects
 from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.deletion import RowInverse
 from bayeslmm.errors import BayesLMMError
+from bayeslmm.family import family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.influence import cooks_distance
 from bayeslmm.linearised import linearised
@@ -23,26 +25,37 @@ UNIFORM = 20260
 SMALLEST = 1e-12
 
 
+class OrderedResponses(NamedTuple):
+    """Ordered categories against their probabilities given the effects: 1[y ≤ k] − P(y ≤ k) (n, K − 1), −log P(y) (n,)."""
+
+    excess: Array
+    rarity: Array
+
+
 @dataclass(frozen=True, eq=False)
 class GeneralizedStandardised(Standardised):
     """Quantile residuals, Pearson residuals and effects of a generalized fit.
 
     ``residual`` are normal quantiles of the randomised probability transforms given the conditional modes. Leverage and
-    Cook's distances are those of the tangent linear model (`linearised`), NaN where there is none.
+    Cook's distances are those of the tangent linear model (`linearised`), NaN where there is none. ``fitted`` of ordered
+    categories is the linear predictor.
 
     Parameters
     ----------
-    pearson : ndarray (n,)
-        Residuals over the standard deviations of the responses given the effects.
+    scaled : ndarray (n,)
+        Pearson residuals: over the standard deviations of the responses given the effects. Of t responses and ordered
+        categories, which may have none, the quantile residuals.
     linear : ndarray (n,)
         The linear predictor.
     zeros : float
         Zeros over the number expected given the effects; NaN where zeros have no meaning.
+    ordered : OrderedResponses or None
     """
 
-    pearson: Array
+    scaled: Array
     linear: Array
     zeros: float
+    ordered: OrderedResponses | None
 
 
 def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
@@ -51,6 +64,7 @@ def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
     n, given = design.nobs, fit.given_effects
     uniform = np.random.default_rng(UNIFORM).uniform(size=n)
     p = randomised(model.family, design.y, given, uniform)
+    residual, linear = ndtri(np.clip(p, SMALLEST, 1.0 - SMALLEST)), fit.linear_predictor.to_numpy()
     expected = float(np.sum(given.pmf(0))) if model.family in COUNTS else 0.0
     scaled = {
         group: scaled_effects(
@@ -66,17 +80,24 @@ def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
     }
     leverage, cooks_rows, cooks_levels = _influence(fit)
     return GeneralizedStandardised(
-        fitted=fit.fitted.to_numpy(),
-        residual=ndtri(np.clip(p, SMALLEST, 1.0 - SMALLEST)),
+        fitted=linear if design.ordered else fit.fitted.to_numpy(),
+        residual=residual,
         leverage=leverage,
         cooks_rows=cooks_rows,
         cooks_levels=cooks_levels,
         effects={group: scaled[group][0] for group in model.groups},
         distance={group: scaled[group][1] for group in model.groups},
-        pearson=fit.pearson_residuals.to_numpy(),
-        linear=fit.linear_predictor.to_numpy(),
+        scaled=residual if family_of(model.family).second else fit.pearson_residuals.to_numpy(),
+        linear=linear,
         zeros=float(np.sum(design.y == 0)) / expected if expected > 0 else float("nan"),
+        ordered=_ordered(fit) if design.ordered else None,
     )
+
+
+def _ordered(fit: GeneralizedFit) -> OrderedResponses:
+    y, below = fit.model.design.y, np.cumsum(fit.probabilities.to_numpy(), axis=1)[:, :-1]
+    excess = (y[:, None] <= np.arange(below.shape[1])) - below
+    return OrderedResponses(excess, -np.log(np.maximum(fit.given_effects.pmf(y), SMALLEST)))
 
 
 def _influence(fit: GeneralizedFit) -> tuple[Array, Array, dict[str, Array]]:

@@ -54,18 +54,17 @@ def response_distribution(post: Posterior, draws: slice, eta: Array) -> Any:
 
     Returns
     -------
-    scipy.stats.rv_frozen
-
-    Raises
-    ------
-    MethodError
-        The family has no distribution function here.
+    scipy.stats.rv_frozen, Zeroed or Categories
     """
-    model, design = post.model, post.model.design
-    phi, zero = np.exp(further_draws(post, "dispersion", draws)), expit(further_draws(post, "zero", draws))
+    model, design, second = post.model, post.model.design, family_of(post.model.family).second
+    if second == "thresholds":
+        return distribution(model.family, eta, np.nan, second=post.draws(second)[draws], link=model.link)
+    phi = np.exp(further_draws(post, "dispersion", draws))
+    if second == "nu":
+        return distribution(model.family, eta, phi, second=post.draws(second)[draws, None])
     if model.family == "gaussian":
         return distribution("gaussian", eta, phi / np.sqrt(1.0 if design.weights is None else design.weights))
-    mu = means(LINKS[model.link], eta.ravel()).reshape(eta.shape)
+    mu, zero = means(LINKS[model.link], eta.ravel()).reshape(eta.shape), expit(further_draws(post, "zero", draws))
     return distribution(model.family, mu, phi, 1.0 if design.trials is None else design.trials, zero)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,10 @@ def of_priors(post: Posterior) -> Iterator[Finding]:
 
 
 def predictive_statistics(model: Model) -> dict[str, Callable[[Array], Array]]:
-    """Statistics of responses (m, n) → (m,): moments, extremes, and the sd between the means of each group's levels."""
+    """Statistics of responses (m, n) → (m,): moments, extremes, and the sd between the means of each group's levels.
+
+    Of ordered categories the share of each instead of moments and extremes; the group means are of their places from 0.
+    """
     found: dict[str, Callable[[Array], Array]] = {
         "mean": lambda y: y.mean(axis=1),
         "sd": lambda y: y.std(axis=1),
@@ -100,9 +104,16 @@ def predictive_statistics(model: Model) -> dict[str, Callable[[Array], Array]]:
         "largest": lambda y: y.max(axis=1),
         "skewness": _skewness,
     }
+    if model.design.ordered:
+        levels = model.design.response_levels
+        found = {f"share of {name}": partial(_share, float(place)) for place, name in enumerate(levels)}
     for group, codes in level_codes(model).items():
         found[f"sd between {group}"] = _between(codes)
     return found
+
+
+def _share(place: float, y: Array) -> Array:
+    return np.asarray((y == place).mean(axis=1))
 
 
 def _skewness(y: Array) -> Array:

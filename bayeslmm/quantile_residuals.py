@@ -16,11 +16,11 @@ from scipy.stats import rankdata
 from bayeslmm import pivotal
 from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.errors import MethodError
-from bayeslmm.family import family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.leftout import densities, smoothed
 from bayeslmm.pivotal import Transforms, transforms
 from bayeslmm.posterior import Posterior
+from bayeslmm.predict import predict
 from bayeslmm.simulate import numbers_of, simulate
 from bayeslmm.table import Page, frame_table
 
@@ -84,10 +84,12 @@ class QuantileResiduals:
 
     @property
     def along(self) -> Array:
-        """Fitted means, or with effects drawn anew the linear predictor without effects, to rank the residuals by."""
+        """Fitted means (of ordered categories η), or with effects drawn anew Xβ, to rank the residuals by."""
         design = self.fit.model.design
         if self.groups == "new":
             return np.asarray(design.fixed.X @ self.fit.beta + (0.0 if design.offset is None else design.offset))
+        if design.ordered:
+            return predict(self.fit, kind="link", interval=None)["mean"].to_numpy()
         return self.fit.fitted.to_numpy()
 
     def uniformity(self) -> SimulationTest:
@@ -104,12 +106,15 @@ class QuantileResiduals:
     def dispersion(self) -> SimulationTest:
         """Variance of the responses about their simulated means, over that of simulated responses.
 
-        Of a posterior, "exact": the mean square of the residuals as normal quantiles.
+        Of a posterior, "exact": the mean square of the residuals as normal quantiles. Ordered categories, which have no
+        variance, have only that.
         """
         if self.transforms is not None:
             said = "The mean square of the residuals as normal quantiles is {:.3g}"
             return self._over_draws(pivotal.dispersion(self.transforms.at_draws), said)
         y = self._simulated().responses
+        if self.fit.model.design.ordered:
+            raise MethodError("ordered categories have no variance, and no dispersion that the family could miss")
         spread = np.var(y - y.mean(axis=1, keepdims=True), axis=0)
         ratio = spread / spread[1:].mean()
         return self._judged(ratio, "two-sided", "The responses vary {:.3g} times as much as simulated ones")
@@ -137,7 +142,9 @@ class QuantileResiduals:
     @property
     def tests(self) -> pd.DataFrame:
         """All tests that the family has: statistic, p."""
-        found: dict[str, Callable[[], SimulationTest]] = {"uniformity": self.uniformity, "dispersion": self.dispersion}
+        found: dict[str, Callable[[], SimulationTest]] = {"uniformity": self.uniformity}
+        if self.transforms is not None or not self.fit.model.design.ordered:
+            found["dispersion"] = self.dispersion
         if self.fit.model.family in COUNTS:
             found["zero inflation"] = self.zero_inflation
         if self.transforms is None:
@@ -279,8 +286,7 @@ def quantile_residuals(
         found = transforms(fit, weights, nsim, rng)
         values, groups, at_draws = found.averaged, "conditional", found if method == "exact" else None
     else:
-        uniform, second = rng.uniform(size=len(y)), family_of(model.family).second
-        values = fit.transforms(uniform) if second else randomised(model.family, y, fit.given_effects, uniform)
+        values = randomised(model.family, y, fit.given_effects, rng.uniform(size=len(y)))
         groups = "conditional"
     named = pd.Series(values, index=model.design.rows, name="quantile_residuals")
     return QuantileResiduals(fit, named, groups, method, every, seed, at_draws, remarks)

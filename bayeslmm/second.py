@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.linalg import block_diag
 
 from bayeslmm.errors import MethodError
@@ -77,16 +76,6 @@ class SecondParameters(PointFit):
                 "a category has no mean, and no residual from it; fit.probabilities has the categories' probabilities, "
                 "bl.quantile_residuals(fit) residuals"
             )
-
-    def transforms(self, uniform: Array) -> Array:
-        """Probability integral transforms (n,) given the conditional modes, of categories randomised by uniform numbers."""
-        y = self.model.design.y
-        if not self.model.design.ordered:
-            return np.asarray(stats.t.cdf(y, self.nu, np.asarray(self.linear_predictor), self.dispersions_at()))
-        P, code = self.probabilities.to_numpy(), y.astype(np.intp)
-        own = P[np.arange(len(y)), code]
-        below = np.cumsum(P, axis=1)[np.arange(len(y)), code] - own
-        return np.asarray(below + uniform * own)
 
     @abstractmethod
     def dispersions_at(self, data: Any = None) -> Array:

@@ -102,7 +102,8 @@ def _threshold(d: Diagnosis, check: str) -> float:
 
 
 def _fitted_name(d: Diagnosis) -> str:
-    return f"fitted {d.result.model.design.response}"
+    design = d.result.model.design
+    return "linear predictor" if design.ordered else f"fitted {design.response}"
 
 
 def _residuals(d: Diagnosis) -> list[Callable[[Axes], None]]:

@@ -48,7 +48,8 @@ def quantile_residuals(found: QuantileResiduals) -> Figure:
         at = [rank[part].mean() for part in parts]
         for line in np.array([np.quantile(r[part], [0.25, 0.5, 0.75]) for part in parts]).T:
             right.plot(at, line, color=COLOURS[1], linewidth=1.2)
-        what = "rank of the mean, effects 0" if found.groups == "new" else "rank of the fitted mean"
+        of = "linear predictor" if found.fit.model.design.ordered else "mean"
+        what = f"rank of the {of}, effects 0" if found.groups == "new" else f"rank of the fitted {of}"
         right.set(xlabel=what, ylim=(-0.02, 1.02))
     return figure
 
