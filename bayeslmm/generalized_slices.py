@@ -46,6 +46,23 @@ class EntrySlice(Slice):
 
 
 @dataclass(frozen=True, eq=False)
+class ThresholdSlice(Slice):
+    """A threshold τ_k held; x is without τ_1, which is τ_k less the steps between."""
+
+    objective: Objective
+    first: int  # where τ_1 stands in all parameters, the logs of the steps after it
+    steps: int  # between τ_1 and τ_k
+
+    def value(self, held: float, x: Array) -> tuple[float, Array, float]:
+        """−2 log-likelihood at x."""
+        between = slice(self.first, self.first + self.steps)
+        value, gradient = self.objective(np.insert(x, self.first, held - np.exp(x[between]).sum()))
+        slope, out = float(gradient[self.first]), np.delete(gradient, self.first)
+        out[between] -= slope * np.exp(x[between])
+        return value, out, slope
+
+
+@dataclass(frozen=True, eq=False)
 class EffectSlice(Slice):
     """An sd or a correlation of the random effects held."""
 
@@ -73,7 +90,7 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
     fit : GeneralizedFit
         By Laplace's approximation or AGHQ.
     name : str
-        Public name: ``sd_herd[Intercept]``, ``fixef[x]``, ``alpha``, ``zero[x]``.
+        Public name: ``sd_herd[Intercept]``, ``fixef[x]``, ``alpha``, ``zero[x]``, ``thresholds[low|high]``.
 
     Returns
     -------
@@ -89,9 +106,17 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
         objective = criterion(_approximation(fit, at.design))
         around = (at.estimate, start, at.covariances, unit, lower, upper)
         return EffectSlice(*around, objective, at.to, len(at.start))
-    place = public_names(model, fit.dispersed).index(name)
-    kept, covariances = np.delete(np.arange(len(x)), place), tuple(term.covariance for term in model.terms)
-    objective, positive = criterion(_approximation(fit, model.design)), name in (model.dispersion, "nu")
+    covariances, objective = (
+        tuple(term.covariance for term in model.terms),
+        criterion(_approximation(fit, model.design)),
+    )
+    if name.startswith("thresholds["):
+        steps, first = model.design.second_names.index(name), len(x) - len(fit.tau)
+        kept = np.delete(np.arange(len(x)), first)
+        around = (float(fit.tau[steps]), x[kept], covariances, scale[np.ix_(kept, kept)], -np.inf, np.inf)
+        return ThresholdSlice(*around, objective, first, steps)
+    place, positive = public_names(model, fit.dispersed).index(name), name in (model.dispersion, "nu")
+    kept = np.delete(np.arange(len(x)), place)
     estimate, lower = (float(np.exp(x[place])), 0.0) if positive else (float(x[place]), -np.inf)
     around = (estimate, x[kept], covariances, scale[np.ix_(kept, kept)], lower, np.inf)
     return EntrySlice(*around, objective, place, positive)

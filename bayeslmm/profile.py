@@ -338,10 +338,6 @@ def curves(
         raise MethodError(f'criterion={criterion!r} is not known; use "ML" or "REML"')
     _check_profiled(result, criterion)
     names = chosen(result.model, parameters, criterion)
-    thresholds = [name for name in names if name.startswith("thresholds[")]
-    if thresholds and parameters is not None:
-        raise MethodError(f'{thresholds[0]} cannot be profiled, since thresholds keep their order; use method="wald"')
-    names = tuple(name for name in names if name not in thresholds)
     fixef = [name for name in names if name.startswith("fixef[")]
     if criterion == "REML" and fixef:
         raise MethodError(f'{fixef[0]} has no REML profile, since REML integrates β out; use criterion="ML"')

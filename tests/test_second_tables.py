@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 import bayeslmm as bl
-from bayeslmm.approximation import Laplace
+from bayeslmm.approximation import Laplace, Point, Quadrature
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import estimates, parameter_names, posterior_draws
 from bayeslmm.laplace_mode import Search
@@ -18,6 +18,7 @@ from bayeslmm.natural_priors import NaturalPriors
 from bayeslmm.posterior import Posterior
 from bayeslmm.powerscale import collapsed_loglik, log_prior
 from bayeslmm.simulate import numbers_of
+from bayeslmm.thresholds import free_of
 from bayeslmm.truths import blocks, prior_draws
 
 WINE = Path(__file__).resolve().parents[1] / "models" / "wine"
@@ -46,10 +47,57 @@ def test_thresholds_are_told_by_their_public_names() -> None:
     rows = bl.tidy(fit)
     np.testing.assert_array_equal(rows.loc[rows["component"] == "threshold", "estimate"], estimate)
     assert bl.side_by_side(fit).table.loc[THRESHOLDS[0], "(1)"].tolist() == [estimate[0], se[0]]
-    profiled = bl.confint(fit, method="profile").index
-    assert not set(THRESHOLDS) & set(profiled)
-    with pytest.raises(MethodError, match="keep their order"):
-        bl.confint(fit, method="profile", parameters="thresholds")
+    assert set(THRESHOLDS) <= set(bl.confint(fit, method="profile", parameters=["sd_judge", "thresholds"]).index)
+
+
+def lowest(deviance, start: np.ndarray) -> float:
+    """The least deviance, searched for without gradients, twice."""
+    options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 20_000, "maxfev": 20_000, "adaptive": True}
+    for _ in range(2):
+        found = optimize.minimize(deviance, start, method="Nelder-Mead", options=options)
+        start = found.x
+    return float(found.fun)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_profiles_of_thresholds_are_those_of_a_dense_likelihood(k: int) -> None:
+    """At the bounds, with τ_k itself held and everything else searched for, −2 log L is higher by the quantile of χ²."""
+    fit = bl.fit(bl.load(WINE).update(formula="rating ~ temp + contact", link="probit"))
+    lower, upper = bl.confint(fit, method="profile", parameters=THRESHOLDS[k]).loc[THRESHOLDS[k]]
+    X, y = fit.model.X, fit.model.design.y.astype(int)
+    assert lower < fit.tau[k] < upper
+    for bound in (lower, upper):
+
+        def deviance(x: np.ndarray, bound: float = bound) -> float:
+            tau = np.insert(x[2:], k, bound)
+            edges = np.concatenate([[-np.inf], tau, [np.inf]])
+            if (np.diff(tau) <= 0).any():
+                return np.inf
+            eta = X @ x[:2]
+            return float(-2.0 * np.log(stats.norm.cdf(edges[y + 1] - eta) - stats.norm.cdf(edges[y] - eta)).sum())
+
+        start = np.concatenate([fit.beta, np.delete(fit.tau + (bound - fit.tau[k]), k)])
+        # the bound is found to 1e-8 of the deviance, the search without gradients ends 1e-6 above
+        assert lowest(deviance, start) - fit.deviance == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-5)
+
+
+def test_profiles_of_thresholds_hold_them_beside_random_effects() -> None:
+    """The same with judges, by quadrature; τ itself is searched for, not the steps, and θ."""
+    fit = bl.fit(bl.load(WINE), "AGHQ", nodes=5)
+    name = THRESHOLDS[1]
+    upper = bl.confint(fit, method="profile", parameters=name).loc[name, "upper"]
+    quadrature = Quadrature(fit.model, "observed", 5)
+
+    def deviance(x: np.ndarray) -> float:
+        tau = np.insert(x[3:], 1, upper)
+        return (
+            quadrature.minus_twice(Point(x[:1], x[1:3], 0.0, free_of(tau)))[0] if (np.diff(tau) > 0).all() else np.inf
+        )
+
+    start = np.concatenate([fit.theta, fit.beta, np.delete(fit.tau + (upper - fit.tau[1]), 1)])
+    assert lowest(deviance, start) - fit.deviance == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-5)
+    curve = bl.profile(fit, name).table
+    assert (np.diff(curve["zeta"]) > 0).all()
 
 
 def test_nu_is_told_on_its_own_scale() -> None:
