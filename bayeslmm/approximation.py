@@ -13,6 +13,7 @@ from bayeslmm.exact.densities import mean_slopes, means
 from bayeslmm.exact.factor import factorise
 from bayeslmm.exact.inverse import selected_inverse
 from bayeslmm.exact.laplace import Approximation, Mode, Observed, curve, find_mode, laplace, right_hand_sides
+from bayeslmm.exact.levels import log_integrals
 from bayeslmm.exact.products import weighted_design
 from bayeslmm.exact.pullback import logdet_products
 from bayeslmm.exact.quadrature import adaptive, nodes_of
@@ -25,6 +26,8 @@ Array = NDArray[np.float64]
 AT_REST = 1e-9
 # ν of a t response from which a search begins.
 NU = 8.0
+# Effects of one group that quadrature integrates over at most.
+MOST_DIMENSIONS = 3
 NOTHING = np.empty(0)
 
 
@@ -329,3 +332,14 @@ class Quadrature(Laplace):
             return np.inf, np.zeros_like(gradient)
         self.b = mode.b
         return -2.0 * found.value, gradient
+
+    def by_level(self, point: Point) -> Array:
+        """Log-likelihood (levels,) of each level's rows, its effects integrated out."""
+        mode = self.mode(point)
+        self.b = mode.b
+        observed, k = self.rows_at(point), self.model.structure.factors[0].width
+        return np.asarray(log_integrals(
+            observed, self.rows.columns, self.order, self.level_start, self.lam(point.theta).reshape(k, k),
+            self.observed.offset + self.observed.X @ point.beta, mode.b.reshape(-1, k),
+            curve(observed, mode.eta, point.aux, False).weight, point.aux, self.nodes,
+        ))  # fmt: skip

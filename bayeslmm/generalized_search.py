@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayeslmm.approximation import Laplace
+from bayeslmm.approximation import MOST_DIMENSIONS, Laplace
 from bayeslmm.covariance import Covariance
 from bayeslmm.endless import curvature_root
 from bayeslmm.errors import MethodError
@@ -20,8 +20,8 @@ from bayeslmm.reml import Restricted
 from bayeslmm.restriction import Restriction
 
 Array = NDArray[np.float64]
-# Nodes per dimension of AGHQ, if not given; effects of one group that it integrates over at most.
-NODES, MOST_DIMENSIONS = 11, 3
+# Nodes per dimension of AGHQ, if not given.
+NODES = 11
 METHODS = {
     "Laplace": "Laplace's approximation",
     "AGHQ": "adaptive Gauss-Hermite quadrature",

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from bayeslmm.approximation import Laplace, Point, Quadrature
+from bayeslmm.approximation import MOST_DIMENSIONS, Laplace, Point, Quadrature
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.factor import back_solve, factorise, times_lambda
 from bayeslmm.exact.laplace import curve, slopes
 from bayeslmm.exact.rows import times, weigh
 from bayeslmm.generalized import GeneralizedFit
-from bayeslmm.generalized_search import MOST_DIMENSIONS
 
 Array = NDArray[np.float64]
 # Nodes per dimension, by the number of effects that a level has.

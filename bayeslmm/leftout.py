@@ -29,6 +29,8 @@ Effects = Literal["integrated", "conditional"]
 MOST_NUMBERS = 40_000_000
 # What is left of a row's variance, as a share, under which the other rows do not determine its prediction.
 UNDETERMINED = 1e-10
+# Error of a log density by quadrature from which the result speaks of it.
+ERROR = 0.01
 
 
 class Densities(NamedTuple):
@@ -68,8 +70,9 @@ def densities(posterior: Posterior, by: str | None, effects: Effects) -> Densiti
             f"the rows of a level of {by!r} depend on the other rows of its level of {outer!r}, whose effect they share, so "
             f"one cannot be left out by itself; use by={outer!r}"
         )
-    array = np.asarray(values.values)
-    return Densities(array, log_mean(array), "")
+    array, error = np.asarray(values.values), float(values.attrs.get("error", 0.0))
+    note = f"Twice the nodes of quadrature move a log density of {by} by up to {error:.2g}." if error > ERROR else ""
+    return Densities(array, log_mean(array), note)
 
 
 def _conditional_densities(posterior: Posterior) -> Densities:

@@ -164,12 +164,12 @@ def loo(
 
     ``by="Subject"`` estimates log p(y_g | y_−g), all rows of a group from the other groups: a new group. Its rows are
     independent of the others given (β, sd, correlations, σ), with u integrated out; for one grouping factor, or the
-    outermost of nested ones.
+    outermost of nested ones. Of another family u is integrated out by quadrature at every draw, for one grouping factor.
 
     Parameters
     ----------
     posterior : Posterior
-        Of any family; `by` needs a Gaussian one.
+        Of any family.
     by : str, optional
         A grouping factor of the model; None leaves out rows.
     effects : {"integrated", "conditional"}, optional
@@ -189,7 +189,7 @@ def loo(
 
     Raises
     ------
-    MethodError
+    MethodError, NotSupportedError
         No such group, or one whose rows depend on other groups; a row that the others do not determine.
 
     Examples
@@ -232,8 +232,8 @@ def _check(posterior: Any, by: str | None, effects: str | None, moment_match: bo
     gaussian = model.family == "gaussian"
     if effects not in ("integrated", "conditional", None):
         raise MethodError(f'effects={effects!r} is not known; use "integrated" or "conditional"')
-    if not gaussian and (by is not None or effects == "integrated"):
-        what = f"by={by!r}" if by is not None else 'effects="integrated"'
+    if not gaussian and (moment_match if by is not None else effects == "integrated"):
+        what = f"moment_match=True with by={by!r}" if by is not None else 'effects="integrated"'
         raise NotSupportedError(f"{what} needs a Gaussian model; this one has family={model.family!r}, whose effects do not "
                                 "integrate out in closed form")  # fmt: skip
     if posterior.n_draws < FEWEST_DRAWS:
@@ -282,15 +282,11 @@ def _advice(result: Loo, effects: Effects, matched: bool) -> list[str]:
     what = "rows" if result.by is None else f"levels of {result.by}"
     said = f"Pareto k is above {result.k_limit:.2f} for {len(high)} of {len(result.pointwise)} {what} ({_named(high.index)}):"
     by = "" if result.by is None else f", by={result.by!r}"
-    if matched:
-        return [
-            f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each of them."
-        ]
+    if matched or (by and result.model.family != "gaussian"):
+        return [f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each."]
     if effects == "conditional" and result.model.family == "gaussian" and not by:
         return [f'{said} elpd is too high there. effects="integrated" takes β and u out of the weights.']
-    move = (
-        "bl.loo(posterior, moment_match=True) moves the draws to where they would be without each of them, refit=True "
-    )
+    move = f"bl.loo(posterior{by}, moment_match=True) moves the draws to where they would be without each of them, refit=True "
     return [f"{said} elpd may be wrong there. {move}samples again."]
 
 

@@ -15,6 +15,7 @@ from bayeslmm.errors import MethodError
 from bayeslmm.exact.nested import group_log_likelihood as by_group_kernel
 from bayeslmm.exact.products import right_hand_side
 from bayeslmm.exact.restore import restore
+from bayeslmm.group_integrals import integrated_by_level
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
 
@@ -177,12 +178,13 @@ def group_log_likelihood(posterior: Posterior) -> xr.DataArray:
     """Log density of each outermost group's rows at every draw, random effects integrated out.
 
     Given (β, sd, correlations, σ), groups are independent of each other where there is one grouping factor or the
-    factors are nested; with crossed factors no such split exists.
+    factors are nested; with crossed factors no such split exists. Of another family than the Gaussian the effects are
+    integrated out by adaptive Gauss-Hermite quadrature, ``attrs["error"]`` its error.
 
     Parameters
     ----------
     posterior : Posterior
-        Of either route.
+        Of any route. Of another family with one grouping factor, at most three effects of a level.
 
     Returns
     -------
@@ -193,6 +195,8 @@ def group_log_likelihood(posterior: Posterior) -> xr.DataArray:
     ------
     MethodError
         The grouping factors are crossed, or the model has none.
+    NotSupportedError
+        Another family with more grouping factors or effects than quadrature takes.
 
     Examples
     --------
@@ -203,6 +207,8 @@ def group_log_likelihood(posterior: Posterior) -> xr.DataArray:
     4
     """
     model = posterior.model
+    if model.family != "gaussian":
+        return integrated_by_level(posterior)
     outer, level_group, row_group = _outermost(model)
     direct, x = _coordinates(posterior)
     products, p = model.products, model.products.n_fixed

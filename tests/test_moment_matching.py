@@ -141,7 +141,6 @@ def test_nothing_is_moved_where_nothing_needs_to_be() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"by": "g"}, NotSupportedError, "by='g' needs a Gaussian model"),
         ({"effects": "integrated"}, NotSupportedError, "do not integrate out"),
         ({"effects": "both"}, MethodError, "effects='both'"),
     ],
