@@ -16,7 +16,7 @@ from bayeslmm.exact.laplace import Approximation, Mode, Observed, curve, find_mo
 from bayeslmm.exact.levels import log_integrals
 from bayeslmm.exact.products import weighted_design
 from bayeslmm.exact.pullback import logdet_products
-from bayeslmm.exact.quadrature import adaptive, nodes_of
+from bayeslmm.exact.quadrature import Nodes, adaptive, nodes_of
 from bayeslmm.exact.rows import weigh
 from bayeslmm.family import LINKS, family_of, linked
 from bayeslmm.model import Model
@@ -333,13 +333,16 @@ class Quadrature(Laplace):
         self.b = mode.b
         return -2.0 * found.value, gradient
 
-    def by_level(self, point: Point) -> Array:
-        """Log-likelihood (levels,) of each level's rows, its effects integrated out."""
-        mode = self.mode(point)
-        self.b = mode.b
+    def by_level(self, point: Point, around: Nodes | None = None) -> Array:
+        """Log-likelihood (levels,) of each level's rows, its effects integrated out; nodes `around` 0 if given, else the mode."""
         observed, k = self.rows_at(point), self.model.structure.factors[0].width
-        return np.asarray(log_integrals(
-            observed, self.rows.columns, self.order, self.level_start, self.lam(point.theta).reshape(k, k),
-            self.observed.offset + self.observed.X @ point.beta, mode.b.reshape(-1, k),
-            curve(observed, mode.eta, point.aux, False).weight, point.aux, self.nodes,
-        ))  # fmt: skip
+        b, weight = np.zeros((len(self.level_start) - 1, k)), np.zeros(len(observed.y))
+        if around is None:
+            mode = self.mode(point)
+            self.b, b = mode.b, mode.b.reshape(-1, k)
+            weight = curve(observed, mode.eta, point.aux, False).weight
+        fixed, lam = observed.offset + observed.X @ point.beta, self.lam(point.theta).reshape(k, k)
+        columns, nodes = self.rows.columns, self.nodes if around is None else around
+        return np.asarray(
+            log_integrals(observed, columns, self.order, self.level_start, lam, fixed, b, weight, point.aux, nodes)
+        )

@@ -71,7 +71,7 @@ def densities(posterior: Posterior, by: str | None, effects: Effects) -> Densiti
             f"one cannot be left out by itself; use by={outer!r}"
         )
     array, error = np.asarray(values.values), float(values.attrs.get("error", 0.0))
-    note = f"Twice the nodes of quadrature move a log density of {by} by up to {error:.2g}." if error > ERROR else ""
+    note = f"Quadrature over the effects of {by} is off by up to {error:.2g} in a log density." if error > ERROR else ""
     return Densities(array, log_mean(array), note)
 
 

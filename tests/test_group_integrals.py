@@ -123,6 +123,20 @@ def test_densities_of_groups_are_the_integrals_over_their_effects(case, error) -
             assert float(found[0, d, level]) == pytest.approx(np.log(whole), abs=max(error, 1e-8))
 
 
+def test_a_second_mode_that_quadrature_misses_is_told() -> None:
+    """A group with two rows at −6, two at 6 and one between them has modes at both ends; nodes are around one of them."""
+    data = frame()
+    data["heavy"] = np.where(data["g"] == "0", np.array([-6.0, -5.9, 0.0, 5.9, 6.0])[np.arange(N) % 5], data["heavy"])
+    rng, model = np.random.default_rng(6), bl.Model("heavy ~ 1 + (1 | g)", data, family="t")
+    draws = {
+        "fixef": spread(rng, [0.0], 60), "sd_g": np.full((60, 1), 6.0),
+        "sigma": np.full(60, 0.5), "nu": np.full(60, 1.5),
+    }  # fmt: skip
+    post = drawn(model, draws)
+    assert bl.group_log_likelihood(post).attrs["error"] > 0.4  # about half the integral is missed, log 2
+    assert "Quadrature over the effects of g is off by up to" in str(bl.loo(post, by="g"))
+
+
 def test_gaussian_rows_have_their_closed_form() -> None:
     """A formula for log σ that is constant is the Gaussian model, whose integral over two effects quadrature has exactly."""
     rng, data = np.random.default_rng(3), frame()
