@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
+from bayeslmm import thresholds
 from bayeslmm.approximation import Laplace
 from bayeslmm.direct import Place, correlation_draws, encoded, places_of
 from bayeslmm.exact.densities import BINOMIAL, NEGATIVE_BINOMIAL, POISSON, log_densities
@@ -18,12 +19,14 @@ from bayeslmm.exact.laplace import Observed
 from bayeslmm.exact.logpdf import lkj_logconstant
 from bayeslmm.exact.maps import Maps
 from bayeslmm.exact.rows import Rows
-from bayeslmm.family import linked
+from bayeslmm.exact.second import NO_SECOND, NU, THRESHOLDS
+from bayeslmm.family import family_of, linked
 from bayeslmm.laplace_mode import Mode, Search
 from bayeslmm.model import Model
 
 Array = NDArray[np.float64]
 LOG_2PI = float(np.log(2.0 * np.pi))
+SECOND = {None: NO_SECOND, "nu": NU, "thresholds": THRESHOLDS}
 
 
 class Data(NamedTuple):
@@ -46,7 +49,7 @@ class Joint:
     """The log posterior density of (β, u, sd, correlations, dispersion, zeros) of a model of any family.
 
     Coordinates y = [x, z]: ψ = [log sd of every effect, one z per correlation, log dispersion, γ, β] = ψ̂ + Kx with γ the
-    coefficients of the formulas for dispersion and zeros, ψ̂ the mode
+    coefficients of the formulas for dispersion and zeros, log ν, or τ₁ and the logs of the steps between thresholds, ψ̂ the mode
     of the Laplace-approximate posterior and KK' the inverse of its curvature, and the z of every level's effects, mapped
     along what the level's rows say (see `exact.maps`). In these the posterior is nearly standard normal.
 
@@ -134,6 +137,11 @@ class Joint:
         first += int(self.dispersed)
         for name, block in model.design.further.items():
             out[name], first = psi[:, first : first + len(block.names)], first + len(block.names)
+        if "nu" in out:
+            out["nu"] = np.exp(out["nu"][:, 0])
+        if model.design.ordered:
+            stop = first + len(model.design.thresholds)
+            out["thresholds"], first = thresholds.increasing(psi[:, first:stop]), stop
         out["fixef"] = psi[:, first:]
         for f, factor in enumerate(model.structure.factors):
             rows = model.structure.rows(f)[:, None] + np.arange(factor.width)
@@ -147,8 +155,8 @@ class Joint:
         sd_code, sd_args = encoded([prior for group in self.model.groups for prior in priors.sd[group]])
         noise_code, noise_args = encoded([] if priors.noise is None else [priors.noise])
         beta_code, beta_args = encoded(priors.fixef)
-        further = list(priors.further.values())
-        further_code, further_args = encoded([prior for block in further for prior in block.priors])
+        further, second = list(priors.further.values()), list(priors.second.values())
+        further_code, further_args = encoded([prior for block in further for prior in block.priors] + second)
         constant = sum(lkj_logconstant(t.size, t.eta) for t in places if t.correlated) + self.data.constant
         return Layout(
             size,
@@ -171,9 +179,10 @@ class Joint:
             beta_code,
             beta_args,
             float(constant - 0.5 * len(self.system.B) * LOG_2PI),
-            block_diag(np.empty((0, 0)), *(block.transform for block in further)),
+            block_diag(np.empty((0, 0)), *(block.transform for block in further), np.eye(len(second))),
             further_code,
             further_args,
+            SECOND[family_of(self.model.family).second],
         )
 
     def _no_maps(self) -> Maps:
@@ -192,6 +201,7 @@ class Joint:
             np.zeros(Q),
             np.zeros((Q, p)),
             np.zeros((len(factors), n)),
+            np.zeros((Q, len(self.model.design.thresholds))),
         )
 
     def _maps(self, mode: Mode) -> Maps:
@@ -204,9 +214,9 @@ class Joint:
             levels = slice(maps.start[f], maps.start[f + 1])
             squares = maps.at[levels][:, None] + np.arange(factor.width**2)
             maps.S[squares] = found.information.reshape(factor.count, -1)
-            maps.C[rows] = found.fall
+            maps.C[rows], maps.D[rows] = found.fall, found.rise
             maps.weight[f] = data.total(mode.weight) * found.share[factor.codes[data.chosen]]
-            maps.g[rows] = found.score + found.fall @ mode.beta
+            maps.g[rows] = found.score + found.fall @ mode.beta - found.rise @ mode.tau
             add_transposed(data.rows, factor.width, f, maps.weight[f] * later, maps.g)
             add_effects(data.rows, factor.width, f, mode.u, later)
         return maps

@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag, solve_triangular
 from scipy.optimize import minimize
 
+from bayeslmm import thresholds
 from bayeslmm.approximation import Laplace, Point, without_effects
 from bayeslmm.exact.density import Layout
-from bayeslmm.exact.factor import back_solve, factorise, times_lambda
+from bayeslmm.exact.factor import (
+    Factor,
+    back_solve,
+    factorise,
+    half_solve,
+    times_lambda,
+    times_lambda_transposed,
+)
 from bayeslmm.exact.hierarchical import Parameters, add_priors, parameters
-from bayeslmm.exact.laplace import curve, laplace, right_hand_sides
+from bayeslmm.exact.laplace import Curve, curve, laplace, right_hand_sides
+from bayeslmm.exact.rows import transposed_times
 from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
@@ -34,6 +43,7 @@ class Evidence(NamedTuple):
     information: Array  # (levels, k, k)
     score: Array  # (levels, k) at the mode
     fall: Array  # (levels, k, p) of the score with β
+    rise: Array  # (levels, k, K − 1) of the score with the thresholds
     share: Array  # (levels,) of the rows' weights that is left
 
 
@@ -41,6 +51,7 @@ class Mode(NamedTuple):
     """Everything at the mode that maps are laid along."""
 
     beta: Array
+    tau: Array  # thresholds of ordered categories, none of others
     weight: Array  # (n,) information of each row about its η, expected where it has a closed form
     u: Array  # (Q,) scaled effects
     factors: list[Evidence]
@@ -123,8 +134,9 @@ class Search:
             right_hand_sides(a.system, a.rows, a.observed, at.weight, at.first, True)
             factor = factorise(a.system, lam)
             solution = times_lambda(a.system, lam, back_solve(a.system, factor, factor.Y))[:, : len(p.beta)]
-            factors.append(self._evidence(a, f, lam, blocks[f], solution, u))
-        return Mode(p.beta, at.weight, u, factors)
+            along = np.column_stack([solution, _with_thresholds(a, at, lam, factor)])
+            factors.append(self._evidence(a, f, lam, blocks[f], along, u))
+        return Mode(p.beta, p.further[: a.n_thresholds], at.weight, u, factors)
 
     def _point(self, p: Parameters) -> Point:
         return Point(self._theta(p.lam), p.beta, float(p.aux), p.gamma)
@@ -133,8 +145,8 @@ class Search:
         return np.asarray(lam[self.approximation.place] / self.approximation.scale)
 
     def _evidence(self, a: Laplace, f: int, lam: Array, covariance: Array, solution: Array, u: Array) -> Evidence:
-        """From the effects' covariances (levels, k, k) given the data and the factors after f, and ΛM⁻¹Λ'Z'WX."""
-        k = covariance.shape[1]
+        """From the effects' covariances (levels, k, k) given the data and the factors after f, and ΛM⁻¹Λ'Z'[WX, ∂ℓ'/∂τ]."""
+        k, p = covariance.shape[1], a.p
         own = lam[a.system.lam_at[f] : a.system.lam_at[f + 1]].reshape(k, k)
         precision = np.linalg.inv(covariance)
         values, vectors = np.linalg.eigh(precision - np.linalg.inv(own @ own.T))
@@ -143,9 +155,9 @@ class Search:
         diagonal = np.einsum("laa->la", information)
         whole = self._row_information(a, f)
         share = np.divide(diagonal, whole, out=np.zeros_like(whole), where=whole > 0).mean(axis=1)
-        return Evidence(
-            information, np.einsum("lab,lb->la", precision, u[rows]), precision @ solution[rows], np.minimum(share, 1.0)
-        )
+        along = precision @ solution[rows]
+        score = np.einsum("lab,lb->la", precision, u[rows])
+        return Evidence(information, score, along[..., :p], along[..., p:], np.minimum(share, 1.0))
 
     def _row_information(self, a: Laplace, f: int) -> Array:
         """Diagonal of Z'WZ (levels, k) for one factor."""
@@ -157,3 +169,13 @@ class Search:
         k = blocks.factors[f].width
         begin = s.rest_at[diagonal[np.argsort(s.rest_row[diagonal])]][place]
         return np.asarray(s.A22[begin[:, None] + np.arange(k) * (k + 1)])
+
+
+def _with_thresholds(a: Laplace, at: Curve, lam: Array, factor: Factor) -> Array:
+    """ΛM⁻¹Λ'Z' ∂ℓ'/∂τ (Q, K − 1): how the effects' mode moves with each threshold."""
+    s, out = a.system, np.empty((len(a.system.B), a.n_thresholds))
+    if a.n_thresholds:
+        slopes = thresholds.by_thresholds(a.observed.y, a.n_thresholds, at.first_aux, at.first_zero)
+        transposed_times(s, a.rows, np.ascontiguousarray(slopes), out)
+        out = times_lambda(s, lam, back_solve(s, factor, half_solve(s, factor, times_lambda_transposed(s, lam, out))))
+    return out

@@ -32,6 +32,7 @@ from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.refits import bar
 from bayeslmm.restoration import group_log_likelihood
+from bayeslmm.thresholds import free_of
 
 Array = NDArray[np.float64]
 Index = NDArray[np.integer[Any]]
@@ -230,7 +231,7 @@ def to_coordinates(joint: Joint, natural: dict[str, Array]) -> Array:
             at += pairs
     if model.dispersion is not None:
         parts.append(np.log(natural[model.dispersion])[..., None])
-    parts += [natural[name] for name in model.priors.further]
+    parts += _further(model, natural)
     size = natural["fixef"].shape[:2]
     psi = np.concatenate([*parts, natural["fixef"]], axis=-1).reshape(size[0] * size[1], -1)
     u = np.empty((len(psi), len(joint.system.B)))
@@ -243,11 +244,19 @@ def to_coordinates(joint: Joint, natural: dict[str, Array]) -> Array:
     return np.concatenate([x, z.reshape(len(psi), -1)], axis=-1).reshape(*size, -1)
 
 
+def _further(model: Model, natural: dict[str, Array]) -> list[Array]:
+    """Coefficients of other formulas, log ν, or τ_1 and the logs of the steps between thresholds."""
+    parts = [natural[name] for name in model.priors.further]
+    parts += [np.log(natural["nu"])[..., None]] if "nu" in model.priors.second else []
+    return parts + ([free_of(natural["thresholds"])] if model.design.ordered else [])
+
+
 def _standard(joint: Joint, psi: Array, u: Array) -> Array:
     """The z of every level's effects u at ψ: z = L'λ⁻¹u − L⁻¹λ'g (see `exact.maps`)."""
     s, maps, rows = joint.system, joint.maps, joint.data.rows
     p = parameters(joint.layout, int(s.lam_at[-1]), joint.dispersed, psi)
-    g, later, z = maps.g - maps.C @ p.beta, np.zeros(len(joint.data.observed.y)), np.empty(len(u))
+    g = maps.g - maps.C @ p.beta + maps.D @ p.further[: maps.D.shape[1]]
+    later, z = np.zeros(len(joint.data.observed.y)), np.empty(len(u))
     factors = joint.model.structure.factors
     for f in range(len(factors) - 1, -1, -1):
         k = factors[f].width

@@ -48,10 +48,9 @@ def sample(
     On the marginal route, for a Gaussian response, the random effects, and β where its prior is normal or flat, are
     integrated out: NUTS moves in the standard deviations, correlations and σ only, and (β, u) are drawn afterwards,
     exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
-    PyMC model, as are t responses and ordered categories; of another family directly, in coordinates laid around the mode
-    of Laplace's approximation. On the Laplace route, for another family, NUTS moves in the parameters only, on Laplace's
-    approximation of their posterior; effects are drawn afterwards, and both are corrected by importance weights where these
-    can be trusted.
+    PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation. On the Laplace
+    route, for another family, NUTS moves in the parameters only, on Laplace's approximation of their posterior; effects are
+    drawn afterwards, and both are corrected by importance weights where these can be trusted.
 
     Parameters
     ----------
@@ -119,7 +118,7 @@ def sample(
             tree = _marginal(model, settings)
         elif used == "laplace":
             tree = _laplace(model, settings, corrected)
-        elif not gaussian and parametrisation is None and direct_priors(model) and not model.priors.second:
+        elif not gaussian and parametrisation is None and direct_priors(model):
             tree = _joint(model, settings)
         else:
             tree = _hierarchical(model, parametrisation, settings)

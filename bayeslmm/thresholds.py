@@ -16,13 +16,13 @@ Array = NDArray[np.float64]
 
 
 def increasing(free: Array) -> Array:
-    """τ (K − 1,) from τ_1 and the logs of the steps."""
-    return np.asarray(np.cumsum(np.concatenate([free[:1], np.exp(free[1:])])))
+    """τ (…, K − 1) from τ_1 and the logs of the steps."""
+    return np.asarray(np.cumsum(np.concatenate([free[..., :1], np.exp(free[..., 1:])], axis=-1), axis=-1))
 
 
 def free_of(tau: Array) -> Array:
-    """τ_1 and the logs of the steps, from τ."""
-    return np.concatenate([tau[:1], np.log(np.diff(tau))])
+    """τ_1 and the logs of the steps (…, K − 1), from τ."""
+    return np.concatenate([tau[..., :1], np.log(np.diff(tau))], axis=-1)
 
 
 def slopes(free: Array) -> Array:

@@ -51,6 +51,7 @@ class Layout(NamedTuple):
     )
     further_code: Index = NO_CODES
     further_args: Array = NO_ROWS  # (m, 3)
+    second: int = 0  # whether ν or thresholds are among γ: see `second`
 
 
 class Natural(NamedTuple):

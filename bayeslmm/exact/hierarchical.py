@@ -2,8 +2,9 @@
 
 The parameters are ψ = [log sd, z of the correlations, log dispersion, γ, β] = centre + root·x, x the first coordinates, γ the
 coefficients of formulas for the log dispersion of the rows, Wγ_d, and for the logit of the probability of a zero of their
-own, Z₀γ_z; the rest are the z of every level's effects, see `exact.maps`. Factors are taken from the last (the smallest) to
-the first, each one's score following β and the effects taken before it.
+own, Z₀γ_z, or log ν, or what thresholds are made of (see `second`); the rest are the z of every level's effects, see
+`exact.maps`. Factors are taken from the last (the smallest) to the first, each one's score following β, the thresholds and
+the effects taken before it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ from bayeslmm.exact.laplace import Observed
 from bayeslmm.exact.logpdf import logpdf
 from bayeslmm.exact.maps import Found, Maps, backward_factor, forward_factor
 from bayeslmm.exact.rows import Rows
+from bayeslmm.exact.second import (
+    NU,
+    THRESHOLDS,
+    add_category_terms,
+    add_log_jacobian,
+    add_t_terms,
+    natural_further,
+    pull_further,
+)
 from bayeslmm.exact.special import digamma
 from bayeslmm.exact.zeros import zeroed_slopes
 
@@ -46,6 +56,7 @@ class Parameters(NamedTuple):
     aux: float
     gamma: Array
     beta: Array
+    further: Array  # γ, but ν in place of its logarithm, or the thresholds
 
 
 @kernel
@@ -57,7 +68,9 @@ def parameters(layout: Layout, lam_size: int, dispersed: bool, psi: Array) -> Pa
     at = natural(layout, head)
     first = count + 1 if dispersed else count
     aux, last = psi[count] if dispersed else 0.0, first + layout.further_code.size
-    return Parameters(at, lam_of(layout, at, lam_size), aux, psi[first:last].copy(), psi[last:].copy())
+    gamma = psi[first:last].copy()
+    further = natural_further(layout.second, gamma)
+    return Parameters(at, lam_of(layout, at, lam_size), aux, gamma, psi[last:].copy(), further)
 
 
 @kernel
@@ -70,6 +83,16 @@ def add_coefficient_priors(T: Array, code: Index, args: Array, coefficients: Arr
         value += prior
     out += np.dot(T.T, shifted)
     return value
+
+
+@kernel
+def add_further_priors(layout: Layout, p: Parameters, out: Array) -> float:
+    """Log prior density of γ, with the Jacobian of ν or of the thresholds; adds its gradient to `out`."""
+    bar = np.zeros(p.gamma.size)
+    value = add_coefficient_priors(layout.further_transform, layout.further_code, layout.further_args, p.further, bar)
+    pull_further(layout.second, p.gamma, bar)
+    out += bar
+    return value + add_log_jacobian(layout.second, p.gamma, out)
 
 
 @kernel
@@ -95,9 +118,7 @@ def add_priors(layout: Layout, p: Parameters, dispersed: bool, psi: Array, lam_b
         first += 1
     if p.gamma.size:
         last = first + p.gamma.size
-        value += add_coefficient_priors(
-            layout.further_transform, layout.further_code, layout.further_args, p.gamma, out[first:last]
-        )
+        value += add_further_priors(layout, p, out[first:last])
         first = last
     value += add_coefficient_priors(layout.T, layout.beta_code, layout.beta_args, p.beta, out[first:])
     return value
@@ -163,6 +184,20 @@ def add_row_terms(
 
 
 @kernel
+def all_row_terms(
+    layout: Layout, d: Observed, frame: Frame, p: Parameters, eta: Array, first: Array, gamma_bar: Array
+) -> tuple[float, float]:
+    """Σ w ℓ and Σ w ∂ℓ/∂a; fills w ∂ℓ/∂η, adds the derivatives by γ, those by thresholds being by τ itself."""
+    if layout.second == THRESHOLDS:
+        return add_category_terms(d, p.further, eta, first, gamma_bar), 0.0
+    if layout.second == NU:
+        return add_t_terms(d, frame.W, p.aux, p.gamma, eta, first, gamma_bar)
+    if p.gamma.size:
+        return add_row_terms(d, frame.W, frame.Z0, p, eta, first, gamma_bar)
+    return row_terms(d, eta, p.aux, first)
+
+
+@kernel
 def add_effects(rows: Rows, k: int, f: int, u: Array, out: Array) -> None:
     """Add Z u of one factor to every row."""
     for row in range(out.size):
@@ -187,6 +222,8 @@ def forward(
     """Effects of all levels, the score each map used, η, and the log density of the coordinates z up to a constant."""
     found = Found(np.empty(maps.S.size), np.empty(z.size), np.empty(z.size), np.empty(z.size))
     g = maps.g - np.dot(maps.C, p.beta)
+    if maps.D.shape[1]:
+        g += np.dot(maps.D, p.further)
     effects = np.zeros(d.y.size)
     value = 0.0
     for f in range(width.size - 1, -1, -1):
@@ -225,11 +262,11 @@ def log_posterior(
     found, g, eta, value = forward(rows, d, maps, width, lam_at, p, y[count:])
     slope = np.empty(eta.size)
     gamma_bar = np.zeros(p.gamma.size)
-    if p.gamma.size:
-        likelihood, aux_bar = add_row_terms(d, frame.W, frame.Z0, p, eta, slope, gamma_bar)
-    else:
-        likelihood, aux_bar = row_terms(d, eta, p.aux, slope)
+    likelihood, aux_bar = all_row_terms(layout, d, frame, p, eta, slope, gamma_bar)
     lam_bar, g_bar, z_bar = backward(rows, maps, width, lam_at, p, g, found, slope)
+    if layout.second == THRESHOLDS:
+        gamma_bar += np.dot(maps.D.T, g_bar)
+        pull_further(layout.second, p.gamma, gamma_bar)
     out = np.zeros(count)
     first = count - p.beta.size
     out[first:] = np.dot(d.X.T, slope) - np.dot(maps.C.T, g_bar)

@@ -28,9 +28,10 @@ from bayeslmm.exact.compiled import kernel
 from bayeslmm.exact.densities import BINOMIAL, LOG, LOGIT, NEGATIVE_BINOMIAL, POISSON
 from bayeslmm.exact.density import Layout
 from bayeslmm.exact.factor import System, back_solve, factorise, times_lambda
-from bayeslmm.exact.hierarchical import Frame, parameters
+from bayeslmm.exact.hierarchical import Frame, Parameters, parameters
 from bayeslmm.exact.laplace import Mode, Observed, at_row, curve, find_mode
 from bayeslmm.exact.rows import Rows, weigh
+from bayeslmm.exact.second import THRESHOLDS, edges
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -169,13 +170,14 @@ def height(d: Observed, mode: Mode, a: float) -> float:
 
 
 @kernel
-def with_formulas(d: Observed, frame: Frame, aux_rows: Array, gamma: Array) -> Observed:
-    """The rows with the log dispersions and ζ of their formulas."""
+def with_further(d: Observed, layout: Layout, frame: Frame, aux_rows: Array, p: Parameters) -> Observed:
+    """The rows with the log dispersions and ζ of their formulas, with ν, or with their thresholds."""
     stop = frame.W.shape[1]
-    return Observed(
-        d.family, d.link, d.y, d.trials, d.weights, d.offset, d.X, d.zeros, aux_rows + np.dot(frame.W, gamma[:stop]),
-        np.dot(frame.Z0, gamma[stop:]),
-    )  # fmt: skip
+    if layout.second == THRESHOLDS:
+        a, zeta = edges(d.y, p.further)
+    else:
+        a, zeta = aux_rows + np.dot(frame.W, p.gamma[:stop]), np.dot(frame.Z0, p.gamma[stop:])
+    return Observed(d.family, d.link, d.y, d.trials, d.weights, d.offset, d.X, d.zeros, a, zeta)
 
 
 @kernel
@@ -198,7 +200,7 @@ def weighted_effects(
     for m in range(psi.shape[0]):
         p = parameters(layout, s.lam_at[-1], frame.dispersed, psi[m])
         if p.gamma.size:
-            d = with_formulas(d, frame, aux_rows, p.gamma)
+            d = with_further(d, layout, frame, aux_rows, p)
         mode = find_mode(s, rows, d, p.lam, p.beta, p.aux, start, False)
         if not mode.converged:
             mode = find_mode(s, rows, d, p.lam, p.beta, p.aux, np.zeros((Q, 1)), False)

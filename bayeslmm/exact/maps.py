@@ -27,16 +27,18 @@ Index = NDArray[np.int64]
 class Maps(NamedTuple):
     """The levels of all factors, factor by factor, and what is known of each one's effects.
 
-    The score of factor f is ``g − Cβ − Z_f'(w_f r)``, r what the factors after f add to the linear predictor.
+    The score of factor f is ``g − Cβ + Dτ − Z_f'(w_f r)``, r what the factors after f add to the linear predictor, τ the
+    thresholds of ordered categories.
     """
 
     first: Index  # (levels,) first of the level's effects
     start: Index  # (F + 1,) where a factor's levels begin
     at: Index  # (levels,) where its k × k matrices begin
     S: Array  # information
-    g: Array  # (Q,) score at β = 0 and r = 0
+    g: Array  # (Q,) score at β = 0, τ = 0 and r = 0
     C: Array  # (Q, p)
     weight: Array  # (F, n)
+    D: Array  # (Q, K − 1), no columns without thresholds
 
 
 class Found(NamedTuple):
