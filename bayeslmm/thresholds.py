@@ -13,6 +13,8 @@ from bayeslmm.exact.ordinal import log_probabilities
 from bayeslmm.family import LINKS, linked
 
 Array = NDArray[np.float64]
+# Rows that a search begins with in a category that has none, as a simulated response may leave one.
+EMPTY = 0.5
 
 
 def increasing(free: Array) -> Array:
@@ -54,7 +56,8 @@ def by_thresholds(y: Array, count: int, upper: Array, lower: Array) -> Array:
 
 def start(y: Array, count: int, link: str, weights: Array) -> Array:
     """τ_1 and the logs of the steps at which the categories have their shares among the rows, all η alike."""
-    below = np.cumsum(np.bincount(y.astype(np.intp), weights, count))
+    counts = np.bincount(y.astype(np.intp), weights, count)
+    below = np.cumsum(np.where(counts > 0, counts, EMPTY))
     return free_of(linked(link, below[:-1] / below[-1]))
 
 

@@ -11,6 +11,7 @@ from bayeslmm.approximation import Laplace, Point, Quadrature
 from bayeslmm.joint import Joint
 from bayeslmm.laplace_route import weigh_draws
 from bayeslmm.moment_matching import to_coordinates
+from bayeslmm.refits import Redrawn
 
 CROSSED = "x + offset(known) + (x | g) + (1 | h)"
 
@@ -94,6 +95,7 @@ def test_equals_the_graph(name) -> None:
         assert value == pytest.approx(float(logp), rel=error)
         mine = np.concatenate([gradient[np.ravel(places[name]).astype(int)] for name in order])
         np.testing.assert_allclose(slope, mine, rtol=error, atol=10 * error)
+    assert np.isfinite(both(graph.initial_point())[0])  # where PyMC would start
 
 
 SHAPES = {
@@ -205,3 +207,32 @@ def test_the_tree_is_that_of_the_graph(family, second) -> None:
     assert post.data["log_likelihood"].to_dataset().sizes["obs"] == 60
     assert bl.posterior(model, post.data).parameters == post.parameters
     assert post.route == "hierarchical"
+
+
+@pytest.mark.parametrize("empty", [0, 1, 3])
+def test_a_category_that_a_redrawn_response_lacks(empty) -> None:
+    """The fit is the one without it, one threshold gone off or two of them equal; the posterior has its start and its prior."""
+    model = make("cumulative", None, "x + (1 | g)")
+    y = np.where(model.design.y == empty, empty - 1 if empty else 1, model.design.y)
+    redrawn = Redrawn(model).model(y)
+    fit = bl.fit(redrawn)
+    assert fit.converged
+    assert fit.loglik == pytest.approx(bl.fit(model.update(data=table().assign(rating=y))).loglik, abs=1e-6)
+    joint = Joint(redrawn)
+    assert np.isfinite(joint.log_density(np.zeros(joint.size))[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cumulative", "t"])
+def test_the_sampler_is_calibrated(family) -> None:
+    """At 0.1 % no false alarm should be, of all quantities together; some simulated responses lack a category."""
+    normal = {"sd_g": bl.Prior("HalfNormal", sigma=1), "x": bl.Prior("Normal", mu=0, sigma=1)}
+    own = {"thresholds": bl.Prior("Normal", mu=0, sigma=1.5)} if family == "cumulative" else {}
+    own |= (
+        {"Intercept": bl.Prior("Normal", mu=0, sigma=2), "sigma": bl.Prior("Gamma", alpha=4, beta=4)} if not own else {}
+    )
+    model = make(family, None, "x + (1 | g)", priors=normal | own)
+    found = bl.calibrate(model, 25, seed=1, draws=120, tune=150, progress=False)
+    assert (found.frame["p_holm"] > 1e-3).all(), found.frame
+    assert found.failures == ()
+    assert ("nu" if family == "t" else "thresholds[1|2]") in found.frame.index

@@ -127,7 +127,6 @@ def test_bambi_has_the_same_models() -> None:
     assert "sigma" in bl.to_bambi(heavy().update(dispersion="~ x")).distributional_components
 
 
-@pytest.mark.slow
 def test_draws_of_categories() -> None:
     """Beside the fit by Laplace, whose standard errors are near the posterior's with these priors: within one of them."""
     model = bl.load(WINE).update(priors={"thresholds": bl.Prior("Normal", mu=0, sigma=10)})
@@ -157,7 +156,6 @@ def test_draws_of_categories() -> None:
         _ = post.fitted
 
 
-@pytest.mark.slow
 def test_draws_of_t_responses() -> None:
     post, fit = bl.sample(heavy(), draws=300, tune=300, chains=2, seed=1, progress=False), bl.fit(heavy())
     np.testing.assert_array_less(np.abs(post.beta - fit.beta), fit.se)
