@@ -24,10 +24,13 @@ def crossed(family: str) -> bl.Model:
     return bl.Model(f"{left} ~ x + (x | g) + (1 | h)", data, family=family)
 
 
-@pytest.mark.parametrize("family", ["negativebinomial", "binomial"])
-def test_coordinates_are_the_inverse_of_what_they_stand_for(family) -> None:
-    """Correlated, crossed effects, with and without dispersion; errors are those of a few triangular solves."""
-    joint = Joint(crossed(family))
+FORMULAS = {"family": "hurdle_negativebinomial", "zero": "~ x", "dispersion": "~ x"}
+
+
+@pytest.mark.parametrize(("family", "options"), [("negativebinomial", {}), ("binomial", {}), ("poisson", FORMULAS)])
+def test_coordinates_are_the_inverse_of_what_they_stand_for(family, options) -> None:
+    """Correlated, crossed effects, with and without dispersion and formulas; errors are those of a few triangular solves."""
+    joint = Joint(crossed(family).update(**options))
     y = np.random.default_rng(2).normal(size=(2, 5, joint.size))
     np.testing.assert_allclose(to_coordinates(joint, joint.natural(y)), y, atol=1e-9)
 

@@ -10,7 +10,7 @@ import bayeslmm as bl
 from bayeslmm.approximation import Laplace, Point, Quadrature
 from bayeslmm.joint import Joint
 from bayeslmm.laplace_route import weigh_draws
-from bayeslmm.moment_matching import to_coordinates
+from bayeslmm.moment_matching import Whole, to_coordinates
 from bayeslmm.refits import Redrawn
 
 CROSSED = "x + offset(known) + (x | g) + (1 | h)"
@@ -207,6 +207,9 @@ def test_the_tree_is_that_of_the_graph(family, second) -> None:
     assert post.data["log_likelihood"].to_dataset().sizes["obs"] == 60
     assert bl.posterior(model, post.data).parameters == post.parameters
     assert post.route == "hierarchical"
+    whole = Whole(post, 60)  # what moves draws for bl.loo: the density that was sampled, and a row's own
+    assert np.ptp(whole.log_density(whole.x) - post.data["sample_stats"]["lp"].values) < 1e-8
+    np.testing.assert_allclose(whole.unit(whole.x, 7), post.log_likelihood()[..., 7], atol=1e-12)
 
 
 @pytest.mark.parametrize("empty", [0, 1, 3])
