@@ -50,7 +50,8 @@ def sample(
     exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
     PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation. On the Laplace
     route, for another family, NUTS moves in the parameters only, on Laplace's approximation of their posterior; effects are
-    drawn afterwards, and both are corrected by importance weights where these can be trusted.
+    drawn afterwards, and both are corrected by importance weights where these can be trusted. A Gaussian model with a formula for σ goes the ways of
+    another family.
 
     Parameters
     ----------
@@ -87,7 +88,8 @@ def sample(
     ImproperPosteriorError
         Flat priors leave the posterior improper; names the group.
     NotSupportedError
-        The marginal route for another family than the Gaussian; the Laplace route for a formula for dispersion or zeros.
+        The marginal route for another family than the Gaussian, or with a formula for σ; the Laplace route with a prior that
+        has no closed form.
     MethodError
         An option has no meaning here.
 
