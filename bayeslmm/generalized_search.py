@@ -67,7 +67,7 @@ def searched(
     -------
     Found
     """
-    objective = criterion(full) if added is None else _with(criterion(full), added)
+    objective = criterion(full) if added is None else with_added(criterion(full), added)
 
     def restricted(y: Array) -> tuple[float, Array]:
         value, gradient = objective(to.x(y))
@@ -78,7 +78,7 @@ def searched(
     return Found(optimum, to.x(optimum.theta), spread(to, optimum), to.tail[0], to.held)
 
 
-def _with(objective: Objective, added: NaturalPriors | Restricted) -> Objective:
+def with_added(objective: Objective, added: NaturalPriors | Restricted) -> Objective:
     """−2 log posterior density of the natural parameters, or −2 restricted log-likelihood."""
 
     def both(x: Array) -> tuple[float, Array]:

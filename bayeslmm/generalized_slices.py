@@ -15,10 +15,11 @@ from scipy.linalg import block_diag
 
 from bayeslmm.approximation import Laplace, Quadrature
 from bayeslmm.design import Design
-from bayeslmm.generalized_search import criterion
+from bayeslmm.generalized_search import criterion, with_added
 from bayeslmm.held_effects import HeldCorrelation, HeldDeviation, held_around
 from bayeslmm.model import Model
 from bayeslmm.optimise import Objective
+from bayeslmm.reml import Restricted
 from bayeslmm.restriction import public_names
 from bayeslmm.slices import Slice
 
@@ -88,7 +89,7 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
     Parameters
     ----------
     fit : GeneralizedFit
-        By Laplace's approximation or AGHQ.
+        By Laplace's approximation, AGHQ or REML.
     name : str
         Public name: ``sd_herd[Intercept]``, ``fixef[x]``, ``alpha``, ``zero[x]``, ``thresholds[low|high]``.
 
@@ -103,13 +104,10 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
         at = held_around(model, fit.theta, 1.0, name)
         lower, upper = (-1.0, 1.0) if isinstance(at.to, HeldCorrelation) else (0.0, np.inf)
         start, unit = np.concatenate([at.start, x[m:]]), block_diag(at.scale, scale[m:, m:])
-        objective = criterion(_approximation(fit, at.design))
+        objective = _objective(fit, at.design)
         around = (at.estimate, start, at.covariances, unit, lower, upper)
         return EffectSlice(*around, objective, at.to, len(at.start))
-    covariances, objective = (
-        tuple(term.covariance for term in model.terms),
-        criterion(_approximation(fit, model.design)),
-    )
+    covariances, objective = tuple(term.covariance for term in model.terms), _objective(fit, model.design)
     if name.startswith("thresholds["):
         steps, first = model.design.second_names.index(name), len(x) - len(fit.tau)
         kept = np.delete(np.arange(len(x)), first)
@@ -120,6 +118,13 @@ def approximate_slice(fit: GeneralizedFit, name: str) -> Slice:
     estimate, lower = (float(np.exp(x[place])), 0.0) if positive else (float(x[place]), -np.inf)
     around = (estimate, x[kept], covariances, scale[np.ix_(kept, kept)], lower, np.inf)
     return EntrySlice(*around, objective, place, positive)
+
+
+def _objective(fit: GeneralizedFit, design: Design) -> Objective:
+    """−2 log-likelihood, restricted if the fit's is, for the design with effects in another order."""
+    approximation = _approximation(fit, design)
+    objective = criterion(approximation)
+    return with_added(objective, Restricted(approximation)) if fit.method == "REML" else objective
 
 
 def _scale(fit: GeneralizedFit) -> Array:

@@ -19,6 +19,7 @@ from scipy.interpolate import PchipInterpolator
 
 from bayeslmm.errors import MethodError
 from bayeslmm.estimates import COEFFICIENTS, estimates, parameter_names
+from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.fit import fit as fit_model
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.generalized_slices import approximate_slice
@@ -295,7 +296,7 @@ def profile(fit: PointFit, parameters: str | Sequence[str] | None = None, criter
     parameters : str or sequence of str, optional
         Public names, ``"sd_Subject[Days]"``; ``"sd_Subject"`` stands for all its effects. All, if not given.
     criterion : {"ML", "REML"}
-        Which likelihood; REML has a profile for sd, correlations and σ only.
+        Which likelihood; REML has a profile for sd, correlations and σ, or the coefficients of its formula, only.
 
     Returns
     -------
@@ -342,7 +343,8 @@ def curves(
     if criterion == "REML" and fixef:
         raise MethodError(f'{fixef[0]} has no REML profile, since REML integrates β out; use criterion="ML"')
     other: Literal["ML", "REML"] = "ML" if criterion == "ML" else "REML"
-    done = result.method == criterion or (isinstance(result, GeneralizedFit) and result.method != "REML")
+    exact = result.model.family in ("gaussian", HETEROSCEDASTIC)  # so that there are ML and REML
+    done = result.method == criterion or not exact
     fitted = result if done else fit_model(result.model, other)
     own = estimates(fitted, criterion)
     return fitted, tuple(Curve(fitted, name, float(own.uncertainty[own.at(name)])) for name in names)
@@ -361,8 +363,8 @@ def _check_profiled(result: object, criterion: str) -> None:
             "a profile of the likelihood would leave the prior of a MAP fit out; profile a fit by REML, ML or Laplace"
         )
     if isinstance(result, GeneralizedFit):
-        if criterion == "REML":
-            raise MethodError('criterion="REML" is for Gaussian models with one residual variance; leave it out')
+        if criterion == "REML" and result.model.family != HETEROSCEDASTIC:
+            raise MethodError('criterion="REML" is for Gaussian models; leave it out')
         if result.method == "PQL" or result.fast:
             raise MethodError(
                 'a profile is of a likelihood maximised over every parameter; fit with "Laplace" or "AGHQ", fast=False'

@@ -258,6 +258,24 @@ def test_the_model_in_mathematics() -> None:
     assert "log σ" in said["dispersion[Intercept]"]
 
 
+def test_profiles_of_the_restricted_likelihood() -> None:
+    """zeta² is what −2 log-likelihood rises by where the parameter is held; with one σ it is the linear model's profile."""
+    fit, name = reml("by_sex"), "dispersion[Sex[Male]]"
+    curve = bl.profile(fit, [name, "sd_Subject"], "REML").table
+    for own in (name, "sd_Subject[Intercept]"):
+        row = curve[curve["parameter"] == own].iloc[2]
+        held = bl.fit(model("by_sex"), "REML", fixed={own: row["value"]})
+        assert row["zeta"] ** 2 == pytest.approx(2 * (fit.loglik - held.loglik), rel=1e-6)
+    one, plain = bl.Model(SLEEP, sleep(), dispersion="~ 1"), bl.fit(bl.Model(SLEEP, sleep()))
+    options = {"method": "profile", "criterion": "REML"}
+    found = bl.confint(bl.fit(one, "REML"), **options)
+    want = bl.confint(plain, **options)
+    np.testing.assert_allclose(found.iloc[:-1], want.loc[found.index[:-1]], rtol=1e-4)  # ends are found to 1e-4
+    np.testing.assert_allclose(np.exp(found.iloc[-1]), want.loc["sigma"], rtol=1e-4)
+    with pytest.raises(MethodError, match="no REML profile"):
+        bl.profile(fit, "fixef[age]", "REML")
+
+
 def test_a_page_says_how_to_redo_it(tmp_path) -> None:
     """The formula for σ among the model's arguments, and its columns among those of the data."""
     frame = sleep().assign(late=lambda d: d["Days"] > 4)
