@@ -145,8 +145,9 @@ def _times(coefficient: Expression, name: str) -> Expression:
 def _with_errors(model: Model) -> list[tuple[str, Expression]]:
     """The first stage of a Gaussian response, with one σ or one for each row."""
     design, error, formula = model.design, _sub(_letter("ε"), "i"), model.design.further.get("dispersion")
-    spread = _squared(_letter("σ"), *["i"] * (formula is not None))
-    spread += Expression("", "") if design.weights is None else Expression("<mo>/</mo>", "/") + _sub(_letter("w"), "i")
+    variance = _squared(_letter("σ"), *["i"] * (formula is not None))
+    weight = Expression("<mo>/</mo>", "/") + _sub(_letter("w"), "i")
+    spread = variance if design.weights is None else variance + weight
     mean = _predictor(model) + _operator("+") + error
     lines = [
         ("stage 1", _sub(_name(design.response), "i") + EQUALS + mean),

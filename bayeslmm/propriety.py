@@ -107,14 +107,23 @@ def _check_sigma(model: Model) -> None:
         return
     flat = [j for j, prior in enumerate(block.priors) if prior.name == "Flat"]
     for rows in _alone(model.design.further["dispersion"].X[:, flat]) if flat else ():
-        Z = model.Z[np.flatnonzero(rows)].toarray()
-        columns = np.column_stack([model.X[rows], Z[:, Z.any(axis=0)]])
-        if np.linalg.matrix_rank(columns) == rows.sum():
+        if _reproduced(model, rows):
             names = ", ".join(f"dispersion[{block.coefficients[j]}]" for j in flat)
             raise ImproperPosteriorError(
                 f"flat priors on {names} are improper: the mean reproduces {_named_rows(rows)}, so that the likelihood does not "
                 f"fall as sigma tends to 0 there. {COEFFICIENT}"
             )
+
+
+def _reproduced(model: Model, rows: Which) -> bool:
+    """Whether coefficients and effects can give every one of some rows any value."""
+    Z = model.Z[np.flatnonzero(rows)]
+    used, count = np.unique(Z.indices), int(rows.sum())
+    if model.X.shape[1] + len(used) < count:
+        return False
+    columns = np.column_stack([model.X[rows], Z[:, used].toarray()])
+    size = np.abs(columns).max(axis=0)
+    return bool(np.linalg.matrix_rank(columns / np.where(size > 0, size, 1.0)) == count)
 
 
 def _alone(W: Array) -> list[Which]:

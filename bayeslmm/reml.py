@@ -50,7 +50,10 @@ class Restricted:
         """
         a, gradient = self.approximation, np.zeros(len(x))
         point = a.point(x)
-        precision = np.exp(-2.0 * a.rows_at(point).aux_rows)
+        with np.errstate(over="ignore", under="ignore"):
+            precision = np.exp(-2.0 * a.rows_at(point).aux_rows)
+        if not 0.0 < precision.min() <= precision.max() < np.inf:
+            return -np.inf, gradient
         modes, weighted = self._solved(point, precision)
         try:
             root = np.linalg.cholesky(self.Q.T @ weighted)

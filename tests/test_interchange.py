@@ -88,6 +88,7 @@ OTHERS = {
     "formulas": ("hurdle_negativebinomial", {"zero": "~ x + f", "dispersion": "~ f"}),
     "beta-binomial": ("betabinomial", {"dispersion": "~ x"}),
     "sigma": ("gaussian", {"dispersion": "~ x + f"}),
+    "a sigma for each level": ("gaussian", {"dispersion": "~ 0 + f"}),
 }
 
 

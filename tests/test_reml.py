@@ -145,6 +145,13 @@ def test_the_restricted_likelihood_by_dense_arithmetic() -> None:
         np.testing.assert_allclose(gradient, [(up - down) / 2e-5 for up, down in ends], atol=1e-8)
 
 
+def test_no_number_is_none_of_the_domain() -> None:
+    """σ beyond the range of numbers, as a line search may try: −inf, which it backs away from, and no warning."""
+    added = Restricted(Laplace(model("by_sex")))
+    for gamma in (-400.0, 400.0):
+        assert added.at(np.array([1.0, 17.0, 0.5, -1.0, 0.3, gamma, 0.0]))[0] == -np.inf
+
+
 def test_the_optimum_is_that_of_the_integral_over_the_coefficients() -> None:
     """β̂ is generalized least squares, the value is the integral, and its slopes by (θ, γ) are 0."""
     fit, m = bl.fit(crossed(), "REML"), crossed().n_theta
