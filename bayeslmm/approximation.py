@@ -13,7 +13,7 @@ from bayeslmm.exact.densities import mean_slopes, means
 from bayeslmm.exact.factor import factorise
 from bayeslmm.exact.inverse import selected_inverse
 from bayeslmm.exact.laplace import Approximation, Mode, Observed, curve, find_mode, laplace, right_hand_sides
-from bayeslmm.exact.levels import log_integrals
+from bayeslmm.exact.levels import Integrals, log_integrals
 from bayeslmm.exact.products import weighted_design
 from bayeslmm.exact.pullback import logdet_products
 from bayeslmm.exact.quadrature import Nodes, adaptive, nodes_of
@@ -333,8 +333,8 @@ class Quadrature(Laplace):
         self.b = mode.b
         return -2.0 * found.value, gradient
 
-    def by_level(self, point: Point, around: Nodes | None = None) -> Array:
-        """Log-likelihood (levels,) of each level's rows, its effects integrated out; nodes `around` 0 if given, else the mode."""
+    def integrals(self, point: Point, around: Nodes | None = None, wide: bool = False) -> Integrals:
+        """Log-likelihoods by level, its effects integrated out; nodes `around` 0 if given, else around the mode."""
         observed, k = self.rows_at(point), self.model.structure.factors[0].width
         b, weight = np.zeros((len(self.level_start) - 1, k)), np.zeros(len(observed.y))
         if around is None:
@@ -343,6 +343,7 @@ class Quadrature(Laplace):
             weight = curve(observed, mode.eta, point.aux, False).weight
         fixed, lam = observed.offset + observed.X @ point.beta, self.lam(point.theta).reshape(k, k)
         columns, nodes = self.rows.columns, self.nodes if around is None else around
-        return np.asarray(
-            log_integrals(observed, columns, self.order, self.level_start, lam, fixed, b, weight, point.aux, nodes)
+        found: Integrals = log_integrals(
+            observed, columns, self.order, self.level_start, lam, fixed, b, weight, point.aux, nodes, wide
         )
+        return found

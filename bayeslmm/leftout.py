@@ -17,6 +17,7 @@ from bayeslmm.direct import Direct
 from bayeslmm.errors import MethodError
 from bayeslmm.exact.density import lam_of, natural
 from bayeslmm.exact.gaussian import INTEGRATED, LOG_2PI, level
+from bayeslmm.group_integrals import integrated_rows
 from bayeslmm.model import Model
 from bayeslmm.posterior import Posterior
 from bayeslmm.restoration import group_log_likelihood
@@ -61,8 +62,10 @@ def densities(posterior: Posterior, by: str | None, effects: Effects) -> Densiti
     MethodError
         The groups are crossed, or `by` is not the outermost one.
     """
+    if by is None and effects == "conditional":
+        return _conditional_densities(posterior)
     if by is None:
-        return row_densities(posterior) if effects == "integrated" else _conditional_densities(posterior)
+        return row_densities(posterior) if posterior.model.family == "gaussian" else _by_quadrature(posterior)
     values = group_log_likelihood(posterior)
     outer = str(values.dims[-1])
     if outer != by:
@@ -70,9 +73,26 @@ def densities(posterior: Posterior, by: str | None, effects: Effects) -> Densiti
             f"the rows of a level of {by!r} depend on the other rows of its level of {outer!r}, whose effect they share, so "
             f"one cannot be left out by itself; use by={outer!r}"
         )
-    array, error = np.asarray(values.values), float(values.attrs.get("error", 0.0))
-    note = f"Quadrature over the effects of {by} is off by up to {error:.2g} in a log density." if error > ERROR else ""
-    return Densities(array, log_mean(array), note)
+    array = np.asarray(values.values)
+    return Densities(array, log_mean(array), _doubt(float(values.attrs.get("error", 0.0))))
+
+
+def _doubt(error: float) -> str:
+    return f"Quadrature over the effects is off by up to {error:.2g} in a log density." if error > ERROR else ""
+
+
+def _thinned(posterior: Posterior) -> tuple[int, str]:
+    """Every how many draws of a chain are used, and that this is so."""
+    sizes, n = posterior.data["posterior"].sizes, posterior.model.design.nobs
+    step = max(1, -(-sizes["chain"] * sizes["draw"] * n // MOST_NUMBERS))
+    said = f"Every {step}th of {sizes['draw']} draws of a chain is used: {n} rows are too many for all."
+    return step, said if step > 1 else ""
+
+
+def _by_quadrature(posterior: Posterior) -> Densities:
+    step, note = _thinned(posterior)
+    found = integrated_rows(posterior, step)
+    return Densities(found.without, found.full, " ".join(filter(None, (note, _doubt(found.error)))))
 
 
 def _conditional_densities(posterior: Posterior) -> Densities:
@@ -100,15 +120,13 @@ def row_densities(posterior: Posterior) -> Densities:
     model, at = posterior.model, RowDensity(posterior.model)
     node = posterior.data["posterior"]
     x = at.direct.coordinates_of({str(name): np.asarray(v.values) for name, v in node.data_vars.items()})
-    n, total = model.design.nobs, x.shape[1]
-    step = max(1, -(-x.shape[0] * total * n // MOST_NUMBERS))
+    n, (step, note) = model.design.nobs, _thinned(posterior)
     x = np.ascontiguousarray(x[:, ::step])
     out, full = np.empty((*x.shape[:2], n)), np.full(n, -np.inf)
     with one_thread(model.products.structure.rest_size < THREADS_FROM):
         for place in np.ndindex(*x.shape[:2]):
             out[place], inside = at(x[place])
             full = np.logaddexp(full, inside)
-    note = f"Every {step}th of {total} draws of a chain is used: {n} rows are too many for all." if step > 1 else ""
     return Densities(out, full - np.log(x.shape[0] * x.shape[1]), note)
 
 

@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.errors import MethodError, NotSupportedError
+from bayeslmm.group_integrals import integrable
 from bayeslmm.leftout import Densities, Effects, densities, smoothed
 from bayeslmm.model import Model
 from bayeslmm.moment_matching import moment_matched
@@ -160,7 +161,8 @@ def loo(
         y_i | y_−i, φ ~ Normal(y_i − r_i/(1 − h_i), σ²/(w_i (1 − h_i)))
 
     ``effects="conditional"`` uses the stored draws of β and u, p(y_i | β, u, σ), as ``arviz.loo`` does: the same
-    quantity, with heavier weights, which fail where a group has few rows. Of another family it is the only choice.
+    quantity, with heavier weights, which fail where a group has few rows. It is the default of other families, of which
+    ``"integrated"`` takes u alone out of the weights, by quadrature: φ = (β, sd, …); for one grouping factor.
 
     ``by="Subject"`` estimates log p(y_g | y_−g), all rows of a group from the other groups: a new group. Its rows are
     independent of the others given (β, sd, correlations, σ), with u integrated out; for one grouping factor, or the
@@ -232,10 +234,9 @@ def _check(posterior: Any, by: str | None, effects: str | None, moment_match: bo
     gaussian = model.family == "gaussian"
     if effects not in ("integrated", "conditional", None):
         raise MethodError(f'effects={effects!r} is not known; use "integrated" or "conditional"')
-    if not gaussian and (moment_match if by is not None else effects == "integrated"):
-        what = f"moment_match=True with by={by!r}" if by is not None else 'effects="integrated"'
-        raise NotSupportedError(f"{what} needs a Gaussian model; this one has family={model.family!r}, whose effects do not "
-                                "integrate out in closed form")  # fmt: skip
+    if not gaussian and moment_match and (by is not None or effects == "integrated"):
+        what = f"by={by!r}" if by is not None else 'effects="integrated"'
+        raise NotSupportedError(f"moment_match=True with {what} needs a Gaussian model; refit=True samples again")
     if posterior.n_draws < FEWEST_DRAWS:
         raise MethodError(f"loo smooths the tail of at least {FEWEST_DRAWS} draws; this posterior has fewer")
     if by is not None and by not in model.groups:
@@ -282,11 +283,13 @@ def _advice(result: Loo, effects: Effects, matched: bool) -> list[str]:
     what = "rows" if result.by is None else f"levels of {result.by}"
     said = f"Pareto k is above {result.k_limit:.2f} for {len(high)} of {len(result.pointwise)} {what} ({_named(high.index)}):"
     by = "" if result.by is None else f", by={result.by!r}"
-    if matched or (by and result.model.family != "gaussian"):
+    if matched or (result.model.family != "gaussian" and (by or effects == "integrated")):
         return [f"{said} elpd may be wrong there. bl.loo(posterior{by}, refit=True) samples again without each."]
     if effects == "conditional" and result.model.family == "gaussian" and not by:
         return [f'{said} elpd is too high there. effects="integrated" takes β and u out of the weights.']
     move = f"bl.loo(posterior{by}, moment_match=True) moves the draws to where they would be without each of them, refit=True "
+    if effects == "conditional" and not by and integrable(result.model):
+        move = f'effects="integrated" takes u out of the weights. {move}'
     return [f"{said} elpd may be wrong there. {move}samples again."]
 
 

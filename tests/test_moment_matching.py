@@ -144,7 +144,7 @@ def test_nothing_is_moved_where_nothing_needs_to_be() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"effects": "integrated"}, NotSupportedError, "do not integrate out"),
+        ({"effects": "integrated", "moment_match": True}, NotSupportedError, 'effects="integrated" needs a Gaussian model'),
         ({"effects": "both"}, MethodError, "effects='both'"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,21 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
+class Integrals(NamedTuple):
+    """log ∫ exp(Σ ℓ(η) − ½b'b) db/(2π)^{k/2} of every level, and of every row's level without that row, and with it twice."""
+
+    levels: Array
+    without: Array
+    twice: Array
+
+
+@kernel
+def log_sum(f: Array) -> float:
+    """log Σ exp f."""
+    top = f.max()
+    return top + math.log(np.exp(f - top).sum())
+
+
 @kernel
 def log_integrals(
     d: Observed,
@@ -29,20 +45,26 @@ def log_integrals(
     weight: Array,
     a: float,
     nodes: Nodes,
-) -> Array:
-    """log ∫ exp(Σ ℓ(η) − ½b'b) db/(2π)^{k/2} of every level, nodes laid around b (levels, k) by the rows' curvature.
+    wide: bool,
+) -> Integrals:
+    """By nodes laid around b (levels, k) by the rows' curvature, the same for every integral of a level.
 
-    Where a level's curvature is not positive definite, that of its rows' absolute weights lays them.
+    If `wide`, by the curvature without the level's heaviest row, so that they reach as far as the integral without it. Where
+    a level's curvature is not positive definite, that of its rows' absolute weights lays them.
     """
-    out = np.empty(start.size - 1)
+    out = Integrals(np.empty(start.size - 1), np.empty(fixed.size), np.empty(fixed.size))
     f = np.empty(nodes.x.shape[0])
-    for level in range(out.size):
+    for level in range(out.levels.size):
         rows = order[start[level] : start[level + 1]]
         z = columns[rows]
         zl = np.dot(z, lam)
-        L = level_curvature(z, weight[rows], lam)[1]
+        w = weight[rows]
+        if wide and rows.size > 0:
+            w[np.argmax(w * np.sum(zl * zl, axis=1))] = 0.0
+        L = level_curvature(z, w, lam)[1]
         if not np.isfinite(L[0, 0]):
-            L = level_curvature(z, np.abs(weight[rows]), lam)[1]
+            L = level_curvature(z, np.abs(w), lam)[1]
+        own = np.empty((rows.size, f.size))
         spread = math.sqrt(2.0) * lower_inverse(L).T.copy()
         for j in range(f.size):
             at = b[level] + np.dot(spread, nodes.x[j])
@@ -54,7 +76,11 @@ def log_integrals(
                     eta += zl[i, e] * at[e]
                 whole = a + d.aux_rows[row]
                 here = zeroed_slopes(d.zeros, d.family, d.link, d.y[row], d.trials[row], eta, whole, d.zeta[row])
-                f[j] += d.weights[row] * here.value
-        top = f.max()
-        out[level] = top + math.log(np.exp(f - top).sum()) - np.log(np.diag(L)).sum()
+                own[i, j] = d.weights[row] * here.value
+                f[j] += own[i, j]
+        volume = np.log(np.diag(L)).sum()
+        out.levels[level] = log_sum(f) - volume
+        for i in range(rows.size):
+            out.without[rows[i]] = log_sum(f - own[i]) - volume
+            out.twice[rows[i]] = log_sum(f + own[i]) - volume
     return out
