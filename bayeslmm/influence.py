@@ -34,8 +34,8 @@ def influence(fit: PointFit, by: str | None = None, *, refit: bool = False) -> p
         dfbetas[x]       (β̂ − β̂₍₋ᵢ₎)ₓ over its standard error in C₍₋ᵢ₎
 
     Of a generalized fit these are the same quantities in the linear mixed model that is tangent to it (`linearised`): β̂₍₋ᵢ₎
-    is one Newton step from β̂, θ and the dispersion held; leverage is ∂η̂ᵢ/∂zᵢ of the working response z, std_residual the
-    Pearson residual over √(1 − leverage). Without random effects they are those of R's ``influence.glm``.
+    is one Newton step from β̂, θ, the dispersion and thresholds held; leverage is ∂η̂ᵢ/∂zᵢ of the working response z,
+    std_residual the Pearson residual over √(1 − leverage). Without random effects they are those of R's ``influence.glm``.
 
     Parameters
     ----------

@@ -266,9 +266,8 @@ def test_rows_and_groups_left_out_have_the_densities_of_a_grid() -> None:
     assert 'effects="integrated" takes u out of the weights' in plain.notes[-1]
     exact = left_out(model, [np.arange(45) == 4, np.arange(45) == 20, g == 1, g == 7])
     found = [rows.loc[4, "elpd"], rows.loc[20, "elpd"], groups.loc["1", "elpd"], groups.loc["7", "elpd"]]
-    # Monte Carlo: 2000 draws reweighted; the outlier's weights vary a hundredfold. Its conditional ones are off by 3.
-    np.testing.assert_allclose(found, exact, atol=0.25)
-    np.testing.assert_allclose(np.array(found)[[1, 3]], exact[[1, 3]], atol=0.05)
+    # Monte Carlo: 2000 draws reweighted by densities that vary severalfold; the conditional ones miss the outlier's by 3
+    np.testing.assert_allclose(found, exact, atol=0.05)
     assert plain.pointwise.loc[4, "elpd"] > exact[0] + 2.0
 
 
