@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayeslmm.approximation import MOST_DIMENSIONS, Quadrature
-from bayeslmm.errors import NotSupportedError
+from bayeslmm.errors import MethodError, NotSupportedError
 from bayeslmm.exact.gaussian import LOG_2PI
 from bayeslmm.exact.levels import Integrals
 from bayeslmm.exact.quadrature import Nodes
@@ -54,6 +54,8 @@ def integrated_by_level(posterior: Posterior) -> xr.DataArray:
     ------
     NotSupportedError
         More than one grouping factor, or more than three effects of a level.
+    MethodError
+        A link whose means leave the family's range at the nodes.
     """
     model, width = posterior.model, _one_factor(posterior.model)
     values, group = posterior_draws(posterior), model.groups[0]
@@ -91,7 +93,7 @@ def integrated_rows(posterior: Posterior, step: int) -> RowIntegrals:
 
     Raises
     ------
-    NotSupportedError
+    NotSupportedError, MethodError
         As `integrated_by_level`.
     """
     model, width = posterior.model, _one_factor(posterior.model)
@@ -122,8 +124,14 @@ def _at_draws(
     """At vectors (s, m) of natural parameters; where a level may have two modes by a grid, if asked."""
     quadrature = Quadrature(model, "observed", nodes)
     on = _grid() if grid and model.family == "t" and model.structure.factors[0].width == 1 else None
-    for one in values:
-        yield quadrature.integrals(point_of(model, one), on, wide)
+    for draw, one in enumerate(values):
+        found = quadrature.integrals(point_of(model, one), on, wide)
+        if not (np.isfinite(found.levels).all() and np.isfinite(found.without).all()):
+            raise MethodError(
+                f"at draw {draw} quadrature has no finite density: with the {model.link} link some effects of a level have no "
+                'mean that a response can have. effects="conditional" leaves out rows by the stored effects'
+            )
+        yield found
 
 
 def _some(count: int) -> NDArray[np.intp]:

@@ -160,6 +160,21 @@ def test_rows_that_are_all_their_group_knows() -> None:
             assert found.without[0, d, i] == pytest.approx(np.log(np.trapezoid(density, u)), abs=1e-4)
 
 
+def test_effects_that_a_row_rules_out() -> None:
+    """With an identity link a count rules out the effects that make its mean negative; without it they come back."""
+    data = {"y": np.array([1, 2, 3, 4]), "g": list("aabb"), "o": np.array([0.0, 4.0, 1.0, 4.0])}
+    model = bl.Model("y ~ 1 + (1 | g)", data, family="poisson", link="identity", offset="o")
+    post = drawn(model, {"fixef": np.full((1, 1), 1.5), "sd_g": np.full((1, 1), 0.6)})
+    found = integrated_rows(post, 1).without[0, 0]
+    u = np.linspace(-9, 9, 400_001) * 0.6
+    prior = stats.norm.pdf(u, 0, 0.6)
+    for i, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
+        p, q = (np.where(m > 0, stats.poisson.pmf(data["y"][r], np.maximum(m, 0)), 0)
+                for r in (i, other) for m in [1.5 + data["o"][r] + u])  # fmt: skip
+        # the kink at a mean of 0 lies 2.5 sds out in the first group
+        assert found[i] == pytest.approx(np.log((p * q * prior).sum() / (q * prior).sum()), abs=5e-3)
+
+
 def test_a_second_mode_that_quadrature_misses_is_told() -> None:
     """A group with two rows at −6, two at 6 and one between them has modes at both ends; nodes are around one of them."""
     data = frame()
@@ -282,5 +297,9 @@ def test_refusals() -> None:
     post = drawn(bl.Model("binary ~ 1 + (1 | g)", data, family="bernoulli"), many)
     with pytest.raises(NotSupportedError, match="moment_match=True with by='g' needs a Gaussian model"):
         bl.loo(post, by="g", moment_match=True)
+    identity = bl.Model("count ~ 1 + (1 | g)", data, family="poisson", link="identity")
+    for options in ({"by": "g"}, {"effects": "integrated"}):
+        with pytest.raises(MethodError, match=r"at draw \d+ quadrature has no finite density: with the identity link"):
+            bl.loo(drawn(identity, many), **options)
     with pytest.raises(MethodError, match="by='h' is no grouping factor of the model; it has g"):
         bl.loo(post, by="h")

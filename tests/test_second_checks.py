@@ -230,6 +230,16 @@ def test_posteriors_are_judged() -> None:
     assert bl.diagnose(post_t(), nsim=49).table.set_index("check").loc["residuals: uniform", "verdict"] == "ok"
 
 
+def test_replicated_categories_are_stored_as_whole_numbers() -> None:
+    """By their type ArviZ tells them from measurements."""
+    post = about(fit_ordered(), {"thresholds": np.tile(fit_ordered().tau, (2, 60, 1))})
+    bl.simulate(post, 5, seed=1, store=True)
+    for group in ("posterior_predictive", "observed_data"):
+        values = post.data[group]["y"].values
+        assert values.dtype == np.int64
+        assert set(np.unique(values)) <= {0, 1, 2, 3}
+
+
 def test_rows_of_categories() -> None:
     """As R's ordinal has them: the probability of the row's own category is `fitted`."""
     fit = bl.fit(bl.load(WINE))

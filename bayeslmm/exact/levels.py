@@ -34,6 +34,18 @@ def log_sum(f: Array) -> float:
 
 
 @kernel
+def without(base: Array, f: Array, own: Array, i: int) -> Array:
+    """f = base + Σ own without row i; summed anew at nodes whose means that row cannot have, where it is −∞."""
+    out = f - own[i]
+    for j in range(f.size):
+        if own[i, j] == -np.inf:
+            out[j] = base[j]
+            for other in range(own.shape[0]):
+                out[j] += own[other, j] if other != i else 0.0
+    return out
+
+
+@kernel
 def log_integrals(
     d: Observed,
     columns: Array,
@@ -53,7 +65,7 @@ def log_integrals(
     a level's curvature is not positive definite, that of its rows' absolute weights lays them.
     """
     out = Integrals(np.empty(start.size - 1), np.empty(fixed.size), np.empty(fixed.size))
-    f = np.empty(nodes.x.shape[0])
+    f, base = np.empty(nodes.x.shape[0]), np.empty(nodes.x.shape[0])
     for level in range(out.levels.size):
         rows = order[start[level] : start[level + 1]]
         z = columns[rows]
@@ -68,7 +80,8 @@ def log_integrals(
         spread = math.sqrt(2.0) * lower_inverse(L).T.copy()
         for j in range(f.size):
             at = b[level] + np.dot(spread, nodes.x[j])
-            f[j] = nodes.log_weight[j] - 0.5 * np.dot(at, at)
+            base[j] = nodes.log_weight[j] - 0.5 * np.dot(at, at)
+            f[j] = base[j]
             for i in range(rows.size):
                 row = rows[i]
                 eta = fixed[row]
@@ -81,6 +94,6 @@ def log_integrals(
         volume = np.log(np.diag(L)).sum()
         out.levels[level] = log_sum(f) - volume
         for i in range(rows.size):
-            out.without[rows[i]] = log_sum(f - own[i]) - volume
+            out.without[rows[i]] = log_sum(without(base, f, own, i)) - volume
             out.twice[rows[i]] = log_sum(f + own[i]) - volume
     return out
