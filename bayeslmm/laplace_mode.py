@@ -23,6 +23,7 @@ from bayeslmm.exact.factor import (
 from bayeslmm.exact.hierarchical import Parameters, add_priors, parameters
 from bayeslmm.exact.laplace import Curve, curve, laplace, right_hand_sides
 from bayeslmm.exact.rows import transposed_times
+from bayeslmm.exact.second import NU
 from bayeslmm.family import family_of
 from bayeslmm.model import Model
 
@@ -73,6 +74,9 @@ class Search:
         self.model, self.approximation, self.layout = model, approximation, layout
         self.lam_size = int(approximation.system.lam_at[-1])
         self.dispersed = approximation.has_dispersion
+        self.expected = (
+            layout.second == NU
+        )  # observed, the curvature of t responses may vanish, and its log determinant run off
 
     def density(self, psi: Array) -> tuple[float, Array]:
         """Log density of ψ and its gradient; −inf where the effects have no mode."""
@@ -80,7 +84,7 @@ class Search:
         p = parameters(self.layout, self.lam_size, dispersed, psi)
         out, observed = np.zeros(len(psi)), a.rows_at(self._point(p))
         for start in (a.b, np.zeros_like(a.b)):
-            found = laplace(a.system, a.rows, observed, p.lam, p.beta, p.aux, start, False, False)
+            found = laplace(a.system, a.rows, observed, p.lam, p.beta, p.aux, start, False, self.expected)
             if found.mode.converged and np.isfinite(found.value):
                 break
         else:

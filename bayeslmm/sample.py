@@ -50,8 +50,8 @@ def sample(
     exactly, given each draw. On the hierarchical route every effect is sampled: of a Gaussian model as a variable of a
     PyMC model; of another family directly, in coordinates laid around the mode of Laplace's approximation. On the Laplace
     route, for another family, NUTS moves in the parameters only, on Laplace's approximation of their posterior; effects are
-    drawn afterwards, and both are corrected by importance weights where these can be trusted. A Gaussian model with a formula for σ goes the ways of
-    another family.
+    drawn afterwards, and both are corrected by importance weights where these can be trusted. A Gaussian model with a
+    formula for σ goes the ways of another family.
 
     Parameters
     ----------
@@ -88,8 +88,8 @@ def sample(
     ImproperPosteriorError
         Flat priors leave the posterior improper; names the group.
     NotSupportedError
-        The marginal route for another family than the Gaussian, or with a formula for σ; the Laplace route with a prior that
-        has no closed form.
+        The marginal route for another family than the Gaussian, or with a formula for σ; the Laplace route for t responses,
+        or with a prior without a closed form.
     MethodError
         An option has no meaning here.
 
@@ -141,6 +141,11 @@ def _route(model: Model, route: Route) -> str:
         raise NotSupportedError(f"{why}; use the hierarchical route")
     if gaussian and route == "laplace":
         raise MethodError("the random effects of a Gaussian model integrate out exactly; use the marginal route")
+    if route == "laplace" and model.family == "t":
+        raise NotSupportedError(
+            "the effects' mode given t responses may be one of several and jump, and Laplace's approximation with it, which "
+            "NUTS cannot follow; use the hierarchical route"
+        )
     if route == "laplace" and not direct_priors(model):
         raise NotSupportedError(
             "the Laplace route needs priors with a closed form, none of them Uniform; use the hierarchical route"
