@@ -175,7 +175,7 @@ def loo(
     by : str, optional
         A grouping factor of the model; None leaves out rows.
     effects : {"integrated", "conditional"}, optional
-        Rows only: whether β and the random effects are integrated out of the weights; by default where they can be.
+        Rows only: whether β and the random effects are integrated out of the weights; by default of Gaussian models.
     moment_match : bool
         Whether to move the draws, where a Pareto shape is too high, to where they would be without the row or group
         (Paananen, Piironen, Bürkner & Vehtari 2021): seconds for each, where sampling again is minutes.

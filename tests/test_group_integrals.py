@@ -248,9 +248,9 @@ def test_groups_left_out_agree_with_samples_without_them() -> None:
 def left_out(model: bl.Model, sets: list[np.ndarray]) -> np.ndarray:
     """log p(y_i | y_−i) of sets of rows by a grid over (β, sd) and, for each group, over its effect; nothing is sampled."""
     y, codes = model.design.y, model.design.random[0].codes
-    z = np.linspace(-8, 8, 161)
+    z = np.linspace(-8, 8, 121)
     prior_z = stats.norm.logpdf(z) + np.log(z[1] - z[0])
-    grid = np.array([(b, s) for b in np.linspace(0.8, 2.4, 33) for s in np.linspace(0.04, 2.4, 60)])
+    grid = np.array([(b, s) for b in np.linspace(0.8, 2.4, 25) for s in np.linspace(0.06, 2.4, 40)])
     prior = log_prior(model, grid)
 
     def likelihood(rows: np.ndarray) -> np.ndarray:
