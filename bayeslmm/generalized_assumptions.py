@@ -13,10 +13,12 @@ from bayeslmm.assumptions import Standardised, level_codes, scaled_effects
 from bayeslmm.cumulative import COUNTS, randomised
 from bayeslmm.deletion import RowInverse
 from bayeslmm.errors import BayesLMMError
-from bayeslmm.family import family_of
+from bayeslmm.exact.ordinal import log_probabilities
+from bayeslmm.family import LINKS, family_of
 from bayeslmm.generalized import GeneralizedFit
 from bayeslmm.influence import cooks_distance
 from bayeslmm.linearised import linearised
+from bayeslmm.thresholds import bounds
 
 Array = NDArray[np.float64]
 # Seed of the uniform numbers that randomise discrete residuals: the same for the data and every refit.
@@ -97,7 +99,8 @@ def standardise_generalized(fit: GeneralizedFit) -> GeneralizedStandardised:
 def _ordered(fit: GeneralizedFit) -> OrderedResponses:
     y, below = fit.model.design.y, np.cumsum(fit.probabilities.to_numpy(), axis=1)[:, :-1]
     excess = (y[:, None] <= np.arange(below.shape[1])) - below
-    return OrderedResponses(excess, -np.log(np.maximum(fit.given_effects.pmf(y), SMALLEST)))
+    own = log_probabilities(LINKS[fit.model.link], fit.linear_predictor.to_numpy(), *bounds(y, fit.tau))
+    return OrderedResponses(excess, -own)
 
 
 def _influence(fit: GeneralizedFit) -> tuple[Array, Array, dict[str, Array]]:

@@ -126,7 +126,7 @@ def _at_draws(
     on = _grid() if grid and model.family == "t" and model.structure.factors[0].width == 1 else None
     for draw, one in enumerate(values):
         found = quadrature.integrals(point_of(model, one), on, wide)
-        if not (np.isfinite(found.levels).all() and np.isfinite(found.without).all()):
+        if not np.isfinite(found.without if wide else found.levels).all():
             raise MethodError(
                 f"at draw {draw} quadrature has no finite density: with the {model.link} link some effects of a level have no "
                 'mean that a response can have. effects="conditional" leaves out rows by the stored effects'
