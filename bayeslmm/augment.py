@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -55,7 +55,7 @@ def augment(result: PointFit | Posterior, data: Any = None, *, backend: Backend 
     UnseenLevelError, DataError
         New rows that cannot be predicted.
     NotSupportedError
-        The rows used, of a posterior of another family than the Gaussian.
+        The rows used, of a posterior of another family than the Gaussian or ordered categories.
 
     Notes
     -----
@@ -78,8 +78,8 @@ def augment(result: PointFit | Posterior, data: Any = None, *, backend: Backend 
         new = predict(result, data, interval=None)
         return _joined(data, None, {".fitted": new["mean"], ".se_fit": new["se"]}, backend)
     design = result.model.design
-    if isinstance(result, GeneralizedFit):
-        columns = _categories(result) if design.ordered else _generalized(result)
+    if design.ordered or isinstance(result, GeneralizedFit):
+        columns = _categories(result) if design.ordered else _generalized(cast("GeneralizedFit", result))
         return _joined(result.model.arguments["data"], design.rows, columns, backend)
     if result.model.family != "gaussian":
         raise NotSupportedError(
@@ -124,16 +124,17 @@ def _offset_and_weights(design: Design) -> dict[str, Array]:
     }
 
 
-def _categories(fit: GeneralizedFit) -> dict[str, Any]:
-    """What a fit of ordered categories says of the rows used."""
-    design, given = fit.model.design, _offset_and_weights(fit.model.design)
+def _categories(result: PointFit | Posterior) -> dict[str, Any]:
+    """What a fit, or a posterior on average, says of rows of ordered categories."""
+    design, given = result.model.design, _offset_and_weights(result.model.design)
+    probabilities = predict(result, interval=None, kind="probabilities")["mean"]
     return {
-        **_probabilities(".prob", fit.probabilities),
-        ".class": _most_probable(fit.probabilities),
-        ".fitted": fit.given_effects.pmf(design.y),
-        ".resid": quantile_residuals(fit, method="exact").normal,
-        ".eta": fit.linear_predictor.to_numpy(),
-        ".fixed": design.fixed.X @ fit.beta + given[".offset"],
+        **_probabilities(".prob", probabilities),
+        ".class": _most_probable(probabilities),
+        ".fitted": probabilities.to_numpy()[np.arange(design.nobs), design.y.astype(np.intp)],
+        ".resid": quantile_residuals(result, method="exact").normal,
+        ".eta": predict(result, interval=None, kind="link")["mean"],
+        ".fixed": design.fixed.X @ result.beta + given[".offset"],
         **given,
     }
 

@@ -245,7 +245,7 @@ def test_rows_of_categories() -> None:
     fit = bl.fit(bl.load(WINE))
     rows = bl.augment(fit)
     prob = rows[[f".prob[{k}]" for k in range(1, 6)]].to_numpy()
-    np.testing.assert_array_equal(prob, fit.probabilities)
+    np.testing.assert_allclose(prob, fit.probabilities, rtol=1e-10)
     y = fit.model.design.y.astype(int)
     np.testing.assert_allclose(rows[".fitted"], prob[np.arange(72), y], rtol=1e-10)
     assert rows[".class"].tolist() == fit.probabilities.idxmax(axis=1).tolist()
@@ -260,6 +260,16 @@ def test_rows_of_categories() -> None:
     polars = pytest.importorskip("polars")
     assert bl.augment(fit, new, backend="polars").schema[".class"] == polars.String
     assert bl.augment(fit, polars.from_pandas(new))[".class"].to_list() == found[".class"].tolist()
+
+
+def test_rows_of_categories_of_a_posterior_are_averages() -> None:
+    post, rows = post_ordered(), bl.augment(post_ordered())
+    eta = np.concatenate([eta for _, eta in post.predictor_draws()])
+    P = np.mean([probabilities("logit", e, tau) for e, tau in zip(eta, post.draws("thresholds"), strict=True)], axis=0)
+    np.testing.assert_allclose(rows[[f".prob[{k}]" for k in range(4)]], P, rtol=1e-9)
+    np.testing.assert_allclose(rows[".fitted"], P[np.arange(240), post.model.design.y.astype(int)], rtol=1e-9)
+    np.testing.assert_allclose(rows[".eta"], eta.mean(axis=0), rtol=1e-9)
+    np.testing.assert_array_equal(rows[".class"], P.argmax(axis=1).astype(str))
 
 
 def test_rows_of_t_responses_have_a_mean_without_effects() -> None:
