@@ -99,6 +99,27 @@ def test_equals_the_graph(name) -> None:
     assert np.isfinite(both(graph.initial_point())[0])  # where PyMC would start
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["logit", "t"])
+def test_equals_the_centred_graph(name) -> None:
+    """Whose density of u is that of b over |λ|, once for each level."""
+    family, link, terms, options = MODELS[name]
+    model = make(family, link, terms, **options)
+    joint = Joint(model, adapted=False)
+    logp = bl.to_pymc(model, parametrisation="centred").compile_logp(mode="FAST_COMPILE")
+    for seed in range(5):
+        y = np.random.default_rng(seed).normal(scale=0.7, size=joint.size)
+        point, natural = graph_point(joint, y), joint.natural(y[None, None])
+        volume = 0.0
+        for group in model.groups:
+            del point[f"z_{group}"]
+            u = natural[f"ranef_{group}"][0, 0]
+            point[f"ranef_{group}"] = u
+            rest = 1.0 - natural[f"corr_{group}"][0, 0, 0] ** 2 if u.shape[1] > 1 else 1.0
+            volume += len(u) * (np.log(natural[f"sd_{group}"]).sum() + 0.5 * np.log(rest))
+        assert joint.log_density(y)[0] - volume == pytest.approx(float(logp(point)), rel=1e-8)
+
+
 SHAPES = {
     "categories": ("cumulative", "logit", "x + (1 | g)", {}),
     "slopes and a crossed factor": ("cumulative", "probit", CROSSED, {"weights": "w"}),
