@@ -235,6 +235,10 @@ def _placed(parameter: str, prior: Prior) -> Prior:
         raise PriorError(f"{parameter}: {prior} is a prior for correlations (key 'corr_<group>').")
     if parameter.startswith(("dispersion[", "zero[")):
         return on_the_line(parameter, prior)
+    if parameter.startswith("thresholds[") and prior.nonnegative:
+        raise PriorError(
+            f"{parameter} lies anywhere on the line and {prior} has nothing below zero; use Normal or StudentT."
+        )
     if parameter.startswith(("fixef[", "thresholds[")) or prior.nonnegative is not False:
         return prior
     if prior.name == "Flat":

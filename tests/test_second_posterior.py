@@ -85,6 +85,8 @@ def test_default_priors_are_bambis() -> None:
     one = bl.load(WINE).update(priors={"thresholds[1|2]": bl.Prior("StudentT", nu=3, mu=0, sigma=1)})
     with pytest.raises(PriorError, match="thresholds need priors of one distribution"):
         build(one, "centred")
+    with pytest.raises(PriorError, match=r"thresholds\[1\|2\] lies anywhere on the line and HalfNormal"):
+        bl.load(WINE).update(priors={"thresholds": bl.Prior("HalfNormal", sigma=1)})
     with pytest.raises(PriorError, match="nu is positive"):
         heavy().update(priors={"nu": bl.Prior("Normal", mu=0, sigma=1)})
 
