@@ -93,7 +93,7 @@ layers: setup
 
 docs: setup $(VENV)/.docs
 	rm -rf build/docs
-	$(BIN)/python -m sphinx -n -W --keep-going -q docs build/docs
+	$(BIN)/python -m sphinx -j $(JOBS) -n -W --keep-going -q docs build/docs
 
 bench: setup $(VENV)/.bench
 	$(BIN)/python tests/speed/bench.py
