@@ -74,9 +74,8 @@ class Search:
         self.model, self.approximation, self.layout = model, approximation, layout
         self.lam_size = int(approximation.system.lam_at[-1])
         self.dispersed = approximation.has_dispersion
-        self.expected = (
-            layout.second == NU
-        )  # observed, the curvature of t responses may vanish, and its log determinant run off
+        # Observed, the curvature of t responses may vanish, and its log determinant run off.
+        self.expected = layout.second == NU
 
     def density(self, psi: Array) -> tuple[float, Array]:
         """Log density of ψ and its gradient; −inf where the effects have no mode."""
