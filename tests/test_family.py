@@ -9,7 +9,7 @@ from scipy import integrate, stats
 
 from bayeslmm.errors import DataError, NotSupportedError
 from bayeslmm.exact import densities as d
-from bayeslmm.exact.special import digamma, log_normal_cdf, mills, rise, tetragamma, trigamma
+from bayeslmm.exact.special import counted_rises, digamma, log_normal_cdf, mills, rise, tetragamma, trigamma
 from bayeslmm.exact.zeros import HURDLE, INFLATED, zeroed, zeroed_slopes
 from bayeslmm.family import FAMILIES, LINKS, family_of, linked
 
@@ -174,6 +174,17 @@ def test_rises_of_the_gamma_functions_are_sums(x: float) -> None:
     sums = [np.log1p(j / x).sum(), (1 / (x + j)).sum(), -(1 / (x + j) ** 2).sum(), (2 / (x + j) ** 3).sum()]
     np.testing.assert_allclose(rise(x, 7.0), sums, rtol=1e-12, atol=1e-14)
     assert rise(x, 0.0) == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("x", [1e-3, 0.3, 49.0, 1e9, 1e15])
+def test_rises_over_every_count_are_sums_in_any_order(x: float) -> None:
+    """Against sums without rounding; 299 roundings of positive terms are below 1e-13 of them."""
+    j = np.arange(299)
+    log_gamma, psi = counted_rises(x, 300)
+    assert (log_gamma[0], psi[0]) == (0.0, 0.0)
+    assert log_gamma[-1] == pytest.approx(math.fsum(np.log1p(j / x)), rel=1e-13)
+    assert psi[-1] == pytest.approx(math.fsum(1 / (x + j)), rel=1e-13)
+    assert [log_gamma[7], psi[7]] == pytest.approx([rise(x, 7.0).log_gamma, rise(x, 7.0).digamma], rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize("link", list(LINKS))

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from graphs import density_and_gradient
-from scipy import stats
+from scipy import special, stats
 
 import bayeslmm as bl
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import ImproperPosteriorError, MethodError, NotSupportedError, PriorError
+from bayeslmm.exact.densities import density
+from bayeslmm.exact.hierarchical import row_terms
 from bayeslmm.family import FAMILIES, family_of
 from bayeslmm.joint import Joint
 from bayeslmm.sample import direct_priors
@@ -102,6 +104,26 @@ def test_equals_the_graph(family, link) -> None:
         want = float(logp(graph_point(joint, y)))
         assert np.isfinite(want)
         assert joint.log_density(y)[0] == pytest.approx(want, rel=1e-10, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 45.0, 55.0, 1e6, 1e12])
+def test_counts_of_nearly_no_overdispersion_lose_no_digits(alpha) -> None:
+    """The density of a fit, less log y! and with counts beyond the table of rises; near ∞ the slope by log α is (y − (y − μ)²)/2α.
+
+    1e-12 of values near 1e3; of slopes, a rounding of the terms of size y that cancel in them, and from 1e6 the series' next
+    term, of relative size μ/α.
+    """
+    d = Joint(make("negativebinomial", "log"), adapted=False).data.observed
+    d = d._replace(y=np.where(np.arange(40) == 3, 500.0, d.y))
+    eta, first = np.linspace(-2.0, 3.0, 40), np.empty(40)
+    value, slope = row_terms(d, eta, np.log(alpha), first)
+    each = [density(d.family, d.link, y, 1.0, x, np.log(alpha)) for y, x in zip(d.y, eta, strict=True)]
+    assert value == pytest.approx(sum(at.value for at in each) + special.gammaln(d.y + 1).sum(), rel=1e-12)
+    assert slope == pytest.approx(sum(at.value_aux for at in each), rel=1e-12, abs=1e-12)
+    np.testing.assert_allclose(first, [at.first for at in each], rtol=1e-12)
+    if alpha >= 1e6:
+        series = (d.y - (d.y - np.exp(eta)) ** 2).sum() / (2 * alpha)
+        assert slope == pytest.approx(series, rel=1e3 / alpha, abs=1e-12)
 
 
 QUICK = ("zero_inflated_poisson", "zero_inflated_binomial", "hurdle_poisson", "gamma")  # to compile

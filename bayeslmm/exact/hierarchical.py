@@ -31,7 +31,7 @@ from bayeslmm.exact.second import (
     natural_further,
     pull_further,
 )
-from bayeslmm.exact.special import digamma
+from bayeslmm.exact.special import counted_rises, rise
 from bayeslmm.exact.zeros import zeroed_slopes
 
 Array = NDArray[np.float64]
@@ -142,12 +142,17 @@ def row_terms(d: Observed, eta: Array, a: float, first: Array) -> tuple[float, f
             first[row] = w * (d.y[row] - mu)
     elif d.family == NEGATIVE_BINOMIAL and d.link == LOG:
         alpha = math.exp(a)
-        log_gamma, psi = math.lgamma(alpha), digamma(alpha)
+        up, slope = counted_rises(alpha, int(min(d.y.max(), eta.size)) + 1)
         for row in range(eta.size):
             w, y, mu = d.weights[row], d.y[row], math.exp(eta[row])
             excess, s = math.log1p(mu / alpha), mu + alpha
-            value += w * (math.lgamma(y + alpha) - log_gamma + y * (eta[row] - a) - (y + alpha) * excess)
-            aux += w * alpha * (digamma(y + alpha) - psi - excess + (mu - y) / s)
+            if y < up.size:
+                rise_value, rise_slope = up[int(y)], slope[int(y)]
+            else:
+                beyond = rise(alpha, y)
+                rise_value, rise_slope = beyond.log_gamma, beyond.digamma
+            value += w * (rise_value + y * eta[row] - (y + alpha) * excess)
+            aux += w * alpha * (rise_slope - excess + (mu - y) / s)
             first[row] = w * alpha * (y - mu) / s
     else:
         for row in range(eta.size):

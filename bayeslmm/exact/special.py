@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayeslmm.exact.compiled import kernel
 
+Array = NDArray[np.float64]
 # The asymptotic series below are used from here on; smaller arguments are raised by the recurrence.
 LARGE = 12.0
 # From here on a rise over [x, x + y] is taken by its own series: differences would lose log10(x/y) digits.
@@ -98,6 +102,16 @@ def rise(x: float, y: float) -> Rise:
         -u / s - 0.5 * squares + trigamma_tail(s) - trigamma_tail(x),
         squares + 1.0 / x**3 - 1.0 / s**3 - tetragamma_tail(s) + tetragamma_tail(x),
     )
+
+
+@kernel
+def counted_rises(x: float, count: int) -> tuple[Array, Array]:
+    """log Γ(x + y) − log Γ(x) − y log x and ψ(x + y) − ψ(x) for y = 0, 1, …, count − 1, as sums that cancel nothing."""
+    log_gamma, psi = np.zeros(count), np.zeros(count)
+    for k in range(count - 1):
+        log_gamma[k + 1] = log_gamma[k] + math.log1p(k / x)
+        psi[k + 1] = psi[k] + 1.0 / (x + k)
+    return log_gamma, psi
 
 
 @kernel
