@@ -14,7 +14,7 @@ from bayeslmm.approximation import Laplace
 from bayeslmm.direct import Place, correlation_draws, encoded, places_of
 from bayeslmm.exact.densities import BINOMIAL, NEGATIVE_BINOMIAL, POISSON, log_densities
 from bayeslmm.exact.density import Layout
-from bayeslmm.exact.hierarchical import Frame, add_effects, add_transposed, log_posterior, restored, row_terms
+from bayeslmm.exact.hierarchical import Frame, add_effects, add_transposed, log_posterior, restored, row_terms, scale
 from bayeslmm.exact.laplace import Observed
 from bayeslmm.exact.logpdf import lkj_logconstant
 from bayeslmm.exact.maps import Maps
@@ -48,17 +48,18 @@ class Data(NamedTuple):
 class Joint:
     """The log posterior density of (β, u, sd, correlations, dispersion, zeros) of a model of any family.
 
-    Coordinates y = [x, z]: ψ = [log sd of every effect, one z per correlation, log dispersion, γ, β] = ψ̂ + Kx with γ the
-    coefficients of the formulas for dispersion and zeros, log ν, or τ₁ and the logs of the steps between thresholds, ψ̂ the mode
-    of the Laplace-approximate posterior and KK' the inverse of its curvature, and the z of every level's effects, mapped
-    along what the level's rows say (see `exact.maps`). In these the posterior is nearly standard normal.
+    Coordinates y = [x, z]: ψ = [v of every sd, one z per correlation, log dispersion, γ, β] = ψ̂ + Kx with γ the
+    coefficients of the formulas for dispersion and zeros, log ν, or τ₁ and the logs of the steps between thresholds, v the
+    log of an sd or, where it may be 0, that of `exact.hierarchical.scale`, ψ̂ the mode of the Laplace-approximate posterior in
+    log sd and KK' the inverse of its curvature, and the z of every level's effects, mapped along what the level's rows say
+    (see `exact.maps`). In these the posterior is nearly standard normal.
 
     Parameters
     ----------
     model : Model
         With closed-form priors, none of them uniform on an interval.
     adapted : bool
-        Whether to use mode, curvature and maps; if not, ψ = x and the effects are non-centred.
+        Whether to use mode, curvature and maps; if not, ψ = x with every v = log sd, and the effects are non-centred.
 
     Raises
     ------
@@ -124,7 +125,7 @@ class Joint:
         """The posterior's variables by name, of shape (chains, draws, …), from ψ (m, …) and scaled effects u (m, Q)."""
         model = self.model
         out: dict[str, Array] = {}
-        sd, at = np.exp(psi[:, : self.n_sd]), 0
+        sd, at = self.sds(psi[:, : self.n_sd]), 0
         for group in model.groups:
             k = len(model.effects(group))
             out[f"sd_{group}"], at = sd[:, at : at + k], at + k
@@ -147,6 +148,17 @@ class Joint:
             rows = model.structure.rows(f)[:, None] + np.arange(factor.width)
             out[f"ranef_{factor.group}"] = u[:, rows] / self.approximation.effect_scale[f]
         return {name: values.reshape(*shape, *values.shape[1:]) for name, values in out.items()}
+
+    def sds(self, v: Array) -> Array:
+        """Standard deviations (…, n_sd) from their coordinates in ψ."""
+        unit = self.layout.sd_unit
+        return np.where(unit > 0.0, unit * np.logaddexp(0.0, v), np.exp(np.where(unit > 0.0, 0.0, v)))
+
+    def sd_coordinates(self, sd: Array) -> Array:
+        """The inverse of `sds`."""
+        unit = self.layout.sd_unit
+        ratio = sd / np.where(unit > 0.0, unit, 1.0)
+        return np.where(unit > 0.0, ratio + np.log(-np.expm1(-ratio)), np.log(sd))
 
     def _layout(self) -> Layout:
         places, priors = self.places, self.priors
@@ -183,6 +195,7 @@ class Joint:
             further_code,
             further_args,
             SECOND[family_of(self.model.family).second],
+            np.zeros(len(sd_code)),
         )
 
     def _no_maps(self) -> Maps:
@@ -226,6 +239,11 @@ class Joint:
         search = Search(self.model, self.approximation, self.layout)
         centre, root = search.mode_and_root()
         self.maps = self._maps(search.mode(centre))
+        self.layout = self.layout._replace(sd_unit=search.sd_units(centre, root))
+        sd = np.exp(centre[: self.n_sd])
+        centre[: self.n_sd] = self.sd_coordinates(sd)
+        slope = [scale(unit, v).slope for unit, v in zip(self.layout.sd_unit, centre, strict=False)]
+        root[: self.n_sd] /= np.array(slope)[:, None]
         self.frame = self.frame._replace(centre=centre, root=root)
         self.layout = self.layout._replace(constant=self.layout.constant + float(np.log(np.diag(root)).sum()))
 

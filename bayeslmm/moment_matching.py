@@ -222,7 +222,8 @@ def to_coordinates(joint: Joint, natural: dict[str, Array]) -> Array:
     ndarray
     """
     model = joint.model
-    parts = [np.log(natural[f"sd_{group}"]) for group in model.groups]
+    sds = [natural[f"sd_{group}"] for group in model.groups]
+    parts = [joint.sd_coordinates(np.concatenate(sds, axis=-1))] if sds else []
     for group in model.groups:
         at = 0
         for place in (p for p in joint.places if p.group == group and p.correlated):

@@ -10,7 +10,7 @@ import bayeslmm as bl
 from bayeslmm.distributions import Prior
 from bayeslmm.errors import ImproperPosteriorError, MethodError, NotSupportedError, PriorError
 from bayeslmm.exact.densities import density
-from bayeslmm.exact.hierarchical import row_terms
+from bayeslmm.exact.hierarchical import row_terms, scale
 from bayeslmm.family import FAMILIES, family_of
 from bayeslmm.joint import Joint
 from bayeslmm.sample import direct_priors
@@ -94,16 +94,21 @@ def graph_point(joint: Joint, y: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("family", "link"), EVERY)
 def test_equals_the_graph(family, link) -> None:
-    """1e-9 of a density near 1e2: what is lost when its terms are summed in another order."""
+    """1e-9 of a density near 1e2: what is lost when its terms are summed in another order. So too where sds may be 0."""
     weights = {"weights": "w"} if family.name in ("poisson", "gamma", "bernoulli") else {}
     model = make(family.name, link, **weights)
-    joint = Joint(model, adapted=False)
+    joint, moved = Joint(model, adapted=False), Joint(model, adapted=False)
+    moved.layout = moved.layout._replace(sd_unit=np.array([0.1, 0.0, 2.0]))
     logp = bl.to_pymc(model, parametrisation="noncentred").compile_logp(mode="FAST_COMPILE")
     for seed in range(3):
         y = random_point(joint, np.random.default_rng(seed))
         want = float(logp(graph_point(joint, y)))
         assert np.isfinite(want)
         assert joint.log_density(y)[0] == pytest.approx(want, rel=1e-10, abs=1e-9)
+        there, sds = y.copy(), slice(joint.n_sd)
+        there[sds] = moved.sd_coordinates(np.exp(y[sds]))
+        slopes = [scale(*of).slope for of in zip(moved.layout.sd_unit, there[sds], strict=True)]
+        assert moved.log_density(there)[0] == pytest.approx(want + np.log(slopes).sum(), rel=1e-10, abs=1e-9)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 45.0, 55.0, 1e6, 1e12])
@@ -188,6 +193,41 @@ def shaped(request) -> bl.Model:
     return make(family, link, terms, **(options[0] if options else {}))
 
 
+@pytest.mark.parametrize("unit", [0.0, 0.3])
+def test_sds_and_their_coordinates(unit) -> None:
+    """Against SciPy, the slopes by differences; nothing overflows where v is far out, and the way back is the way there."""
+    v = np.array([-700.0, -38.0, -36.5, -3.0, 0.0, 2.0, 40.0])
+    of = [scale(unit, x) for x in v]
+    want = np.log(unit) + np.log(np.logaddexp(0.0, v)) if unit else v
+    np.testing.assert_allclose([at.log for at in of], want, rtol=1e-14)
+    rise = [(scale(unit, x + 1e-5).log - scale(unit, x - 1e-5).log) / 2e-5 for x in v]
+    np.testing.assert_allclose([at.slope for at in of], rise, rtol=1e-8)  # of differences: h² and ε/h
+    bend = [(np.log(scale(unit, x + 1e-5).slope) - np.log(scale(unit, x - 1e-5).slope)) / 2e-5 for x in v]
+    np.testing.assert_allclose([at.bend for at in of], bend, atol=1e-8)
+    if unit:
+        far = scale(unit, 1e6)
+        assert far == pytest.approx((np.log(unit * 1e6), 1e-6, -1e-6), rel=1e-12)
+
+
+def test_an_sd_that_may_be_0_moves_on_its_own_scale() -> None:
+    """Counts without an effect of g, and with one of h: the first sd's posterior ends at 0, which log sd has at −∞."""
+    rng = np.random.default_rng(1)
+    g, h = np.repeat(np.arange(12), 20), np.tile(np.arange(20), 12)
+    y = rng.poisson(np.exp(1.0 + 0.8 * rng.normal(size=20)[h]))
+    joint = Joint(
+        bl.Model("y ~ 1 + (1 | g) + (1 | h)", {"y": y, "g": g.astype(str), "h": h.astype(str)}, family="poisson")
+    )
+    unit = dict(zip((p.group for p in joint.places), joint.layout.sd_unit, strict=True))
+    assert unit["g"] > 0.0 == unit["h"]
+    v = np.random.default_rng(2).normal(scale=3.0, size=(5, 2))
+    np.testing.assert_allclose(joint.sd_coordinates(joint.sds(v)), v, atol=1e-12)  # a few roundings of sds near 1
+    for far in (-600.0, 600.0):
+        at = np.zeros(joint.size)
+        at[list(unit).index("g")] = far
+        value, slope = joint.log_density(at)
+        assert np.isfinite([value, *slope]).all()
+
+
 def test_gradient_by_differences(shaped) -> None:
     """Central differences with steps of 1e-6 have 1e-6 of a gradient near 1."""
     joint, rng = Joint(shaped), np.random.default_rng(1)
@@ -203,6 +243,7 @@ def plain_coordinates(joint: Joint, plain: Joint, y: np.ndarray) -> np.ndarray:
     """The non-centred coordinates (ψ, b) of a point: b by dividing the effects by their scale factors."""
     model = joint.model
     psi = joint.frame.centre + joint.frame.root @ y[: joint.n_parameters]
+    psi[: joint.n_sd] = np.log(joint.sds(psi[: joint.n_sd]))
     natural, columns = joint.natural(y[None, None]), []
     for factor in model.structure.factors:
         sd, k = natural[f"sd_{factor.group}"][0, 0], factor.width
@@ -231,10 +272,18 @@ def test_coordinates_change_nothing_but_the_coordinates(shaped) -> None:
 
 
 def test_the_coordinates_are_nearly_standard_normal() -> None:
-    """At 0, the Laplace mode, the gradient is what Laplace's approximation leaves out: well below one standard deviation."""
+    """At 0, the Laplace mode in log sd, the gradient is what Laplace's approximation leaves out: well below one sd.
+
+    To it comes, for an sd that may be 0 (here that of g), the slope of the Jacobian from its v to log sd.
+    """
     model = make("binomial", "logit", "x + (1 | g) + (1 | h)")
-    assert np.abs(Joint(model).log_density(np.zeros(Joint(model).size))[1]).max() < 0.5
-    assert np.abs(Joint(model, adapted=False).log_density(np.zeros(Joint(model).size))[1]).max() > 5.0
+    joint, plain = Joint(model), Joint(model, adapted=False)
+    assert (joint.layout.sd_unit > 0).tolist() == [True, False]
+    bend = scale(joint.layout.sd_unit[0], joint.frame.centre[0]).bend
+    gradient = joint.log_density(np.zeros(joint.size))[1]
+    gradient[: joint.n_parameters] -= bend * joint.frame.root[0]
+    assert np.abs(gradient).max() < 0.5
+    assert np.abs(plain.log_density(np.zeros(joint.size))[1]).max() > 5.0
 
 
 def cbpp() -> bl.Model:

@@ -118,7 +118,10 @@ def test_gaussian_rows_move_what_is_not_integrated_out() -> None:
 
 
 def test_binomial_rows_can_be_sampled_without() -> None:
-    """One row with 40 successes of 40 among rows of half as many: the trials go with the rows."""
+    """One row with 40 successes of 40 among rows of half as many: the trials go with the rows.
+
+    20,000 draws without the row gave −33.3 (error 0.2); 600 draws differ by 1.2 from seed to seed.
+    """
     rng = np.random.default_rng(6)
     g, m = np.repeat(np.arange(8), 3), np.full(24, 40)
     data = {"s": rng.binomial(m, 0.4), "m": m, "g": g.astype(str)}
@@ -126,7 +129,7 @@ def test_binomial_rows_can_be_sampled_without() -> None:
     post = bl.sample(bl.Model("p(s, m) ~ 1 + (1 | g)", data, family="binomial"), draws=300, chains=2, **SHORT)
     found = bl.loo(post, refit=True, progress=False)
     assert np.isnan(found.pointwise["k"].iloc[4])
-    assert found.pointwise["elpd"].iloc[4] < bl.loo(post).pointwise["elpd"].iloc[4]
+    assert found.pointwise["elpd"].iloc[4] == pytest.approx(-33.3, abs=4.0)
     fewer = on_rows(post.model, np.arange(24) != 4)
     assert fewer.design.trials.tolist() == [40] * 23
 

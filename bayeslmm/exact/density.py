@@ -20,7 +20,7 @@ from bayeslmm.exact.pullback import pullback
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-NO_NUMBERS, NO_CODES, NO_ROWS = np.empty((0, 0)), np.empty(0, np.int64), np.empty((0, 3))
+NO_NUMBERS, NO_CODES, NO_ROWS, NO_UNITS = np.empty((0, 0)), np.empty(0, np.int64), np.empty((0, 3)), np.empty(0)
 
 
 class Layout(NamedTuple):
@@ -52,6 +52,7 @@ class Layout(NamedTuple):
     further_code: Index = NO_CODES
     further_args: Array = NO_ROWS  # (m, 3)
     second: int = 0  # whether ν or thresholds are among γ: see `second`
+    sd_unit: Array = NO_UNITS  # of each sd in ψ, see `exact.hierarchical.scale`
 
 
 class Natural(NamedTuple):

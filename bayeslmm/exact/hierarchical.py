@@ -1,10 +1,10 @@
 """Log posterior density of (β, u, sd, correlations, dispersion, zeros) for any family, and its gradient.
 
-The parameters are ψ = [log sd, z of the correlations, log dispersion, γ, β] = centre + root·x, x the first coordinates, γ the
-coefficients of formulas for the log dispersion of the rows, Wγ_d, and for the logit of the probability of a zero of their
-own, Z₀γ_z, or log ν, or what thresholds are made of (see `second`); the rest are the z of every level's effects, see
-`exact.maps`. Factors are taken from the last (the smallest) to the first, each one's score following β, the thresholds and
-the effects taken before it.
+The parameters are ψ = [v, z of the correlations, log dispersion, γ, β] = centre + root·x, x the first coordinates, v of the
+standard deviations (see `scale`), γ the coefficients of formulas for the log dispersion of the rows, Wγ_d, and for the logit
+of the probability of a zero of their own, Z₀γ_z, or log ν, or what thresholds are made of (see `second`); the rest are the z
+of every level's effects, see `exact.maps`. Factors are taken from the last (the smallest) to the first, each one's score
+following β, the thresholds and the effects taken before it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from bayeslmm.exact.second import (
     natural_further,
     pull_further,
 )
-from bayeslmm.exact.special import counted_rises, rise
+from bayeslmm.exact.special import counted_rises, log_one_plus_exp, rise
 from bayeslmm.exact.zeros import zeroed_slopes
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+# Below, log(1 + eᵛ) is eᵛ to rounding.
+ALL_LOGARITHM = -37.0
 
 
 class Frame(NamedTuple):
@@ -46,6 +48,25 @@ class Frame(NamedTuple):
     dispersed: bool
     W: Array
     Z0: Array
+
+
+class Scale(NamedTuple):
+    """The logarithm of an sd as a function of its coordinate v, its slope, and that of the slope's logarithm."""
+
+    log: float
+    slope: float
+    bend: float
+
+
+@kernel
+def scale(unit: float, v: float) -> Scale:
+    """log sd = v where the unit is 0; else sd = unit·log(1 + eᵛ), an sd itself above its unit and log sd far below."""
+    if unit == 0.0:
+        return Scale(v, 1.0, 0.0)
+    if v < ALL_LOGARITHM:
+        return Scale(math.log(unit) + v, 1.0, 0.0)
+    soft, share = log_one_plus_exp(v), 1.0 / (1.0 + math.exp(-v))
+    return Scale(math.log(unit) + math.log(soft), share / soft, 1.0 - share - share / soft)
 
 
 class Parameters(NamedTuple):
@@ -65,6 +86,8 @@ def parameters(layout: Layout, lam_size: int, dispersed: bool, psi: Array) -> Pa
     count = layout.sd_scale.size + layout.z_at[-1]
     head = np.zeros(count + 1)
     head[:count] = psi[:count]
+    for i in range(layout.sd_scale.size):
+        head[i] = scale(layout.sd_unit[i], psi[i]).log
     at = natural(layout, head)
     first = count + 1 if dispersed else count
     aux, last = psi[count] if dispersed else 0.0, first + layout.further_code.size
@@ -105,8 +128,9 @@ def add_priors(layout: Layout, p: Parameters, dispersed: bool, psi: Array, lam_b
     for i in range(sds):
         a = layout.sd_args[i]
         prior, slope = logpdf(layout.sd_code[i], a[0], a[1], a[2], p.at.sd[i])
-        value += prior + psi[i]
-        out[i] += (sd_bar[i] + slope) * p.at.sd[i] + 1.0
+        of = scale(layout.sd_unit[i], psi[i])
+        value += prior + of.log + math.log(of.slope)
+        out[i] += ((sd_bar[i] + slope) * p.at.sd[i] + 1.0) * of.slope + of.bend
     value += correlation_terms(layout, psi[sds:], L_bar, out[sds:], True)
     first = sds + zs
     if dispersed:
