@@ -131,6 +131,18 @@ def test_counts_of_nearly_no_overdispersion_lose_no_digits(alpha) -> None:
         assert slope == pytest.approx(series, rel=1e3 / alpha, abs=1e-12)
 
 
+def test_single_trials_share_their_logarithms() -> None:
+    """4000 rows whose product of 1 + exp(−|η|) would overflow, some weighted, some of three trials; 1e-12: their roundings."""
+    rng, n = np.random.default_rng(5), 4000
+    trials, weights = rng.choice([1.0, 1.0, 3.0], n), rng.choice([1.0, 1.0, 0.7], n)
+    y, eta, first = rng.integers(0, 2, n).astype(float), rng.normal(scale=0.3, size=n), np.empty(n)
+    d = Joint(make("bernoulli", "logit"), adapted=False).data.observed
+    d = d._replace(y=y, trials=trials, weights=weights)
+    want = y * eta - trials * np.logaddexp(0.0, eta)
+    assert row_terms(d, eta, 0.0, first)[0] == pytest.approx(weights @ want, rel=1e-12)
+    np.testing.assert_allclose(first, weights * (y - trials * special.expit(eta)), atol=1e-14)
+
+
 QUICK = ("zero_inflated_poisson", "zero_inflated_binomial", "hurdle_poisson", "gamma")  # to compile
 
 

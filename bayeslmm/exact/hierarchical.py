@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 # Below, log(1 + eᵛ) is eᵛ to rounding.
 ALL_LOGARITHM = -37.0
+# Twice it is no overflow yet.
+LARGEST_PRODUCT = 1e300
 
 
 class Frame(NamedTuple):
@@ -153,12 +155,20 @@ def row_terms(d: Observed, eta: Array, a: float, first: Array) -> tuple[float, f
     """Σ w ℓ and Σ w ∂ℓ/∂a; fills w ∂ℓ/∂η. The three special cases leave out what depends on neither η nor a."""
     value, aux = 0.0, 0.0
     if d.family == BINOMIAL and d.link == LOGIT:
+        product = 1.0  # of single trials' 1 + e, for one logarithm of many
         for row in range(eta.size):
             x, w, y, m = eta[row], d.weights[row], d.y[row], d.trials[row]
             e = math.exp(-abs(x))
             share = 1.0 / (1.0 + e)
-            value += w * (y * min(x, 0.0) - (m - y) * max(x, 0.0) - m * math.log1p(e))
+            value += w * (y * min(x, 0.0) - (m - y) * max(x, 0.0))
+            if w * m != 1.0:
+                value -= w * m * math.log1p(e)
+            else:
+                product *= 1.0 + e
+            if product > LARGEST_PRODUCT:
+                value, product = value - math.log(product), 1.0
             first[row] = w * (y - m * (share if x > 0.0 else e * share))
+        value -= math.log(product)
     elif d.family == POISSON and d.link == LOG:
         for row in range(eta.size):
             w, mu = d.weights[row], math.exp(eta[row])
