@@ -201,7 +201,7 @@ def test_effects_follow_the_thresholds(link) -> None:
         for psi in (centre + unit, centre - unit):
             x = np.linalg.solve(joint.frame.root, psi - centre)
             mapped.append(joint.natural(np.concatenate([x, z])[None, None])["ranef_g"].ravel())
-            sd = np.exp(psi[:1])
+            sd = joint.sds(psi[:1])
             modes.append(sd * a.mode(Point(sd, psi[first + 3 :], 0.0, psi[first : first + 3])).b[:, 0])
         moved = (mapped[0] - mapped[1]) / 2e-4
         assert np.abs(moved).max() > 0.05
@@ -214,7 +214,7 @@ def test_weights_of_the_laplace_route_estimate_the_likelihood() -> None:
     joint = Joint(model)
     for shift in (0.0, 1.0):
         psi = joint.frame.centre + joint.frame.root @ np.full(joint.n_parameters, shift)
-        point = Point(np.exp(psi[:1]), psi[4:], 0.0, psi[1:4])
+        point = Point(joint.sds(psi[:1]), psi[4:], 0.0, psi[1:4])
         exact = -0.5 * (Quadrature(model, "observed", 41).minus_twice(point)[0] - Laplace(model).minus_twice(point)[0])
         ratio, _ = weigh_draws(joint, np.tile(psi, (m, 1)), 1, 2)
         value = float(np.log(np.mean(np.exp(ratio))))
