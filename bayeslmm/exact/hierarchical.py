@@ -239,19 +239,19 @@ def all_row_terms(
 @kernel
 def add_effects(rows: Rows, k: int, f: int, u: Array, out: Array) -> None:
     """Add Z u of one factor to every row."""
-    for row in range(out.size):
-        at, column = rows.level[row, f], rows.first[f]
-        for i in range(k):
-            out[row] += rows.columns[row, column + i] * u[at + i]
+    for i in range(k):
+        column = rows.first[f] + i
+        for row in range(out.size):
+            out[row] += rows.columns[row, column] * u[rows.level[row, f] + i]
 
 
 @kernel
 def add_transposed(rows: Rows, k: int, f: int, v: Array, out: Array) -> None:
     """Add Z'v of one factor."""
-    for row in range(v.size):
-        at, column = rows.level[row, f], rows.first[f]
-        for i in range(k):
-            out[at + i] += rows.columns[row, column + i] * v[row]
+    for i in range(k):
+        column = rows.first[f] + i
+        for row in range(v.size):
+            out[rows.level[row, f] + i] += rows.columns[row, column] * v[row]
 
 
 @kernel
