@@ -60,8 +60,8 @@ def fit(
         The criterion: of a Gaussian model one of the first three, REML if not given; of another family how the effects are
         integrated out: Laplace's approximation (the default), adaptive Gauss-Hermite quadrature, or penalised
         quasi-likelihood (see `bayeslmm.generalized.fit_generalized`); or MAP, on Laplace's approximation or, with `nodes`,
-        on the quadrature. Of a Gaussian model with a formula for σ Laplace's approximation is exact, and is what "ML", its
-        default, means; it has "REML" and "MAP" too.
+        on the quadrature. Of a Gaussian model with a formula for σ, whose default is REML too, Laplace's approximation is
+        exact, and is what "ML" means.
     start : ndarray, optional
         Theta to start from, lme4's order; otherwise every effect is as large as the residual.
     fixed : mapping, optional
@@ -101,8 +101,9 @@ def fit(
     if model.family != "gaussian":
         if fixef is not None:
             _check_joint(method, fixef)
-        exact = method == "ML" and model.family == HETEROSCEDASTIC
-        used = "Laplace" if method is None or exact else method
+        linear = model.family == HETEROSCEDASTIC
+        default = "REML" if linear else "Laplace"
+        used = "Laplace" if linear and method == "ML" else method or default
         return _fit_other(model, used, start, fixed, nodes, information, fast)
     if nodes is not None or information is not None or fast:
         raise MethodError("nodes=, information= and fast= are for families other than the Gaussian")

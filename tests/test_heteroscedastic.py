@@ -29,7 +29,7 @@ def sleep(scale: float = 1.0):
 @cache
 def gaussian(name: str) -> bl.PointFit:
     formula, dispersion = GAUSSIANS[name]
-    return bl.fit(bl.Model(formula, growth() if "sex" in name else sleep(), dispersion=dispersion))
+    return bl.fit(bl.Model(formula, growth() if "sex" in name else sleep(), dispersion=dispersion), "ML")
 
 
 @pytest.mark.parametrize("name", GAUSSIANS)
@@ -94,7 +94,7 @@ def test_weights_and_sigma_by_dense_arithmetic() -> None:
 def test_one_sigma_by_formula_is_maximum_likelihood_at_any_scale() -> None:
     plain = bl.fit(bl.Model(SLEEP[0], sleep()), "ML")
     for scale in (1e-6, 1.0, 1e6):
-        one = bl.fit(bl.Model(SLEEP[0], sleep(scale), dispersion="~ 1"))
+        one = bl.fit(bl.Model(SLEEP[0], sleep(scale), dispersion="~ 1"), "ML")
         assert one.converged
         assert one.loglik == pytest.approx(plain.loglik - 180 * np.log(scale), abs=1e-8)
         np.testing.assert_allclose(one.fixef / scale, plain.fixef, rtol=1e-6)
@@ -148,7 +148,7 @@ def test_what_needs_one_sigma_says_so() -> None:
 def test_a_sigma_without_bound_is_named() -> None:
     """A row with a mean of its own and a σ of its own: the likelihood rises as that σ falls."""
     frame = growth().assign(odd=lambda t: (np.arange(len(t)) == 17).astype(int))
-    fit = bl.fit(bl.Model("distance ~ age + odd + (1 | Subject)", frame, dispersion="~ odd"))
+    fit = bl.fit(bl.Model("distance ~ age + odd + (1 | Subject)", frame, dispersion="~ odd"), "ML")
     assert not fit.converged
     assert "sigma of row 17 tends to 0" in fit.message
 
@@ -157,9 +157,9 @@ def test_parameters_can_be_held_profiled_and_bootstrapped() -> None:
     """σ of the coefficients' formula at its estimate leaves the optimum; at 0 the likelihood is that of one σ."""
     fit = gaussian("gaussian_by_sex")
     gamma = fit.further_fixef["dispersion"]["estimate"].iloc[1]
-    held = bl.fit(fit.model, fixed={"dispersion[Sex[Male]]": gamma})
+    held = bl.fit(fit.model, "ML", fixed={"dispersion[Sex[Male]]": gamma})
     assert held.loglik == pytest.approx(fit.loglik, abs=1e-8)
-    equal = bl.fit(fit.model, fixed={"dispersion[Sex[Male]]": 0.0})
+    equal = bl.fit(fit.model, "ML", fixed={"dispersion[Sex[Male]]": 0.0})
     plain = bl.fit(bl.Model(ORTHODONT[0], growth()), "ML")
     assert equal.loglik == pytest.approx(plain.loglik, abs=1e-8)
     np.testing.assert_allclose(equal.fixef, plain.fixef, rtol=1e-6)

@@ -170,7 +170,7 @@ def test_many_rows_and_wide_priors_are_maximum_likelihood() -> None:
     rng, g, x = np.random.default_rng(1), np.arange(2000) % 100, np.random.default_rng(2).normal(size=2000)
     y = 1.0 + 0.5 * x + rng.standard_normal(100)[g] + np.exp(-0.5 + 0.3 * x) * rng.standard_normal(2000)
     model = bl.Model("y ~ x + (1 | g)", {"y": y, "x": x, "g": g}, dispersion="~ x")
-    fit, found = bl.fit(model), bl.sample(model, draws=400, tune=300, chains=2, seed=1, **QUIET)
+    fit, found = bl.fit(model, "ML"), bl.sample(model, draws=400, tune=300, chains=2, seed=1, **QUIET)
     gamma = fit.further_fixef["dispersion"]
     for name, mean, se in (("fixef", fit.fixef, fit.se), ("dispersion", gamma["estimate"], gamma["se"])):
         drawn = found.draws(name)

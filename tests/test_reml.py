@@ -169,7 +169,7 @@ def test_the_optimum_is_that_of_the_integral_over_the_coefficients() -> None:
 
 
 def test_what_a_reml_fit_answers() -> None:
-    fit, ml = reml("by_sex"), bl.fit(model("by_sex"))
+    fit, ml = reml("by_sex"), bl.fit(model("by_sex"), "ML")
     assert "fit by REML, with a formula for sigma" in fit.summary()
     plain = bl.fit(model("by_sex").update(dispersion=None))
     tests = bl.anova(plain, fit, refit=False)
@@ -239,7 +239,7 @@ def test_the_mode_of_the_posterior() -> None:
     assert fit.logposterior == pytest.approx(log_posterior(psi), rel=1e-10)
     for step in 1e-4 * np.eye(len(psi)):
         assert (log_posterior(psi + step) - log_posterior(psi - step)) / 2e-4 == pytest.approx(0.0, abs=1e-4)
-    flat, ml = bl.fit(model("by_sex").update(priors="flat"), "MAP"), bl.fit(model("by_sex"))
+    flat, ml = bl.fit(model("by_sex").update(priors="flat"), "MAP"), bl.fit(model("by_sex"), "ML")
     assert flat.loglik == pytest.approx(ml.loglik, abs=1e-8)
     np.testing.assert_allclose(flat.fixef, ml.fixef, rtol=1e-5)
     assert "maximum a posteriori (MAP), with a formula for sigma" in fit.summary()
@@ -247,7 +247,7 @@ def test_the_mode_of_the_posterior() -> None:
 
 def test_modes_and_likelihoods_side_by_side() -> None:
     """What a prior does to the mode is told from the ML fit; restricted likelihoods are not set beside others."""
-    mode, ml = bl.fit(model("by_sex").update(priors=PRIORS), "MAP"), bl.fit(model("by_sex"))
+    mode, ml = bl.fit(model("by_sex").update(priors=PRIORS), "MAP"), bl.fit(model("by_sex"), "ML")
     told = bl.compare(ml, mode)
     assert list(told.table.columns.get_level_values(0).unique()) == ["ML", "MAP"]
     assert any(reason.kind == "prior" and reason.covers("MAP", "dispersion[Intercept]") for reason in told.reasons)
