@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from graphs import direct_and_graph
 from scipy import stats
-from test_joint import graph_point
 
 import bayeslmm as bl
 from bayeslmm.distributions import Prior
@@ -55,15 +55,12 @@ def post() -> bl.Posterior:
 def test_the_density_is_the_graphs(weighted) -> None:
     """The value to rounding of a density near 1e2, and the gradient; rows alike but for their weights are not joined."""
     joint, graph = Joint(weighted, adapted=False), bl.to_pymc(weighted, parametrisation="noncentred")
-    logp, slope = graph.compile_logp(mode="FAST_COMPILE"), graph.compile_dlogp(mode="FAST_COMPILE")
-    places = graph_point(joint, np.arange(joint.size))
+    both = direct_and_graph(joint, graph)
     for seed in range(3):
         y = np.random.default_rng(seed).normal(scale=0.5, size=joint.size)
-        value, gradient = joint.log_density(y)
-        point = graph_point(joint, y)
-        assert value == pytest.approx(float(logp(point)), rel=1e-10, abs=1e-8)
-        mine = np.concatenate([gradient[np.ravel(places[v.name]).astype(int)] for v in graph.value_vars])
-        np.testing.assert_allclose(slope(point), mine, rtol=1e-8, atol=1e-8)
+        (value, gradient), (logp, slope) = both(y)
+        assert value == pytest.approx(logp, rel=1e-10, abs=1e-8)
+        np.testing.assert_allclose(slope, gradient, rtol=1e-8, atol=1e-8)
 
 
 def test_alike_rows_are_joined(weighted) -> None:

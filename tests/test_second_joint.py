@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from graphs import direct_and_graph, graph_point
 
 import bayeslmm as bl
 from bayeslmm.approximation import Laplace, Point, Quadrature
@@ -37,30 +38,6 @@ def make(family: str, link: str | None = None, terms: str = CROSSED, **options) 
     return bl.Model(f"{left} ~ {terms}", table(), family=family, link=link, **options)
 
 
-def graph_point(joint: Joint, y: np.ndarray) -> dict[str, np.ndarray]:
-    """ψ and standard effects by the names of the non-centred graph's unconstrained variables."""
-    model, at, pair = joint.model, 0, joint.n_sd
-    found = {}
-    for group in model.groups:
-        k, pairs = len(model.effects(group)), len(model.pairs(group))
-        found[f"sd_{group}_log__"], at = y[at : at + k], at + k
-        if pairs:
-            found[f"corr_{group}_partial__"], pair = y[pair : pair + pairs], pair + pairs
-    if model.dispersion:
-        found[f"{model.dispersion}_log__"], pair = np.array(y[pair]), pair + 1
-    for name, block in model.priors.further.items():
-        found[name], pair = y[pair : pair + len(block.coefficients)], pair + len(block.coefficients)
-    if model.design.ordered:
-        found["thresholds_ordered__"], pair = y[pair : pair + 3], pair + 3
-    else:
-        found["nu_log__"], pair = np.array(y[pair]), pair + 1
-    found["fixef"] = y[pair : joint.n_parameters]
-    effects = y[joint.n_parameters :]
-    for f, factor in enumerate(model.structure.factors):
-        found[f"z_{factor.group}"] = effects[model.structure.rows(f)[:, None] + np.arange(factor.width)]
-    return found
-
-
 MODELS = {
     "logit": ("cumulative", "logit", CROSSED, {"weights": "w"}),
     "probit": ("cumulative", "probit", CROSSED, {}),
@@ -79,24 +56,14 @@ def test_equals_the_graph(name) -> None:
     model = make(family, link, terms, **options)
     joint = Joint(model, adapted=False)
     graph = bl.to_pymc(model, parametrisation="noncentred")
-    both = graph.compile_fn(
-        [graph.logp(), graph.dlogp()],
-        inputs=graph.value_vars,
-        mode="FAST_COMPILE",
-        point_fn=True,
-        on_unused_input="ignore",
-    )
-    order = [variable.name for variable in graph.value_vars]
-    places = graph_point(joint, np.arange(joint.size))
+    both = direct_and_graph(joint, graph)
     error = 1e-6 if link == "probit" else 1e-8
     for seed in range(5):
         y = np.random.default_rng(seed).normal(scale=0.7, size=joint.size)
-        value, gradient = joint.log_density(y)
-        logp, slope = both(graph_point(joint, y))
-        assert value == pytest.approx(float(logp), rel=error)
-        mine = np.concatenate([gradient[np.ravel(places[name]).astype(int)] for name in order])
-        np.testing.assert_allclose(slope, mine, rtol=error, atol=10 * error)
-    assert np.isfinite(both(graph.initial_point())[0])  # where PyMC would start
+        (value, gradient), (logp, slope) = both(y)
+        assert value == pytest.approx(logp, rel=error)
+        np.testing.assert_allclose(slope, gradient, rtol=error, atol=10 * error)
+    assert np.isfinite(graph.compile_logp(mode="FAST_COMPILE")(graph.initial_point()))  # where PyMC would start
 
 
 @pytest.mark.slow
