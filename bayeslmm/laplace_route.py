@@ -23,7 +23,7 @@ from bayeslmm.exact.importance import Noise, Parts, weighted_effects
 from bayeslmm.joint import Joint
 from bayeslmm.laplace_mode import Search
 from bayeslmm.model import Model
-from bayeslmm.nuts import Density, check_complete, compiled, nutpie_trace, statistics
+from bayeslmm.nuts import Density, check_complete, density_trace, statistics
 
 Array = NDArray[np.float64]
 # Draws of each level's effects, and of those of the other factors, by whether there are others.
@@ -84,7 +84,7 @@ def laplace_draws(model: Model, settings: dict[str, Any], corrected: bool) -> Dr
 
         return density
 
-    trace = nutpie_trace(compiled(len(centre), make, lambda x: x, np.zeros(len(centre))), settings)
+    trace = density_trace(len(centre), make, lambda x: x, np.zeros(len(centre)), settings)
     x = np.asarray(trace["posterior"]["x"].values, float)
     check_complete(x, settings)
     psi, shape = centre + x.reshape(-1, len(centre)) @ root.T, x.shape[:2]

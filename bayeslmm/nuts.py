@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Density = Callable[[Array], tuple[float, Array]]
 START_WIDTH = 0.5
+# Gradients of a trial of threads, seconds of one from which threads pay without a trial, and the share of the time that they
+# need of one after another from which they do.
+TRIAL, NO_TRIAL, PAYS = 100, 2e-3, 0.9
 
 
 def compiled(size: int, make: Callable[[], Density], coordinates: Callable[[Array], Array], centre: Array) -> Any:
@@ -36,7 +41,46 @@ def compiled(size: int, make: Callable[[], Density], coordinates: Callable[[Arra
     )
 
 
-def nutpie_trace(density: Any, settings: dict[str, Any]) -> Any:
+def density_trace(
+    size: int,
+    make: Callable[[], Density],
+    coordinates: Callable[[Array], Array],
+    centre: Array,
+    settings: dict[str, Any],
+) -> Any:
+    """Draws from a density as `compiled` takes it; where no number of cores was asked for, of as many chains at a time as pay."""
+    cores = settings["cores"] if settings["cores_given"] else chains_at_a_time(make, centre, settings["cores"])
+    return _nutpie_trace(compiled(size, make, coordinates, centre), settings | {"cores": cores})
+
+
+def chains_at_a_time(make: Callable[[], Density], at: Array, most: int) -> int:
+    """`most`, or 1 where chains that take turns at Python's lock are slower than chains one after another, by a trial.
+
+    A gradient of a small model costs less than handing the lock to another thread, which each one does.
+    """
+    if most == 1:
+        return 1
+    densities = [make() for _ in range(most)]
+    started = time.perf_counter()
+    densities[0](at)
+    if time.perf_counter() - started > NO_TRIAL:
+        return most
+
+    def called(density: Density) -> None:
+        for _ in range(TRIAL):
+            density(at)
+
+    started = time.perf_counter()
+    called(densities[0])
+    alone = time.perf_counter() - started
+    with ThreadPoolExecutor(most) as pool:
+        started = time.perf_counter()
+        list(pool.map(called, densities))
+        together = time.perf_counter() - started
+    return most if together < PAYS * most * alone else 1
+
+
+def _nutpie_trace(density: Any, settings: dict[str, Any]) -> Any:
     """Draws of nutpie's NUTS under the settings that `sample` collected."""
     import nutpie
 

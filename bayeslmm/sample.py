@@ -18,7 +18,7 @@ from bayeslmm.exact.compiled import compilation_notice
 from bayeslmm.exact.density import log_posterior
 from bayeslmm.family import HETEROSCEDASTIC
 from bayeslmm.model import Model
-from bayeslmm.nuts import check_complete, compiled, nutpie_trace, statistics
+from bayeslmm.nuts import check_complete, density_trace, statistics
 from bayeslmm.posterior import Posterior, posterior_tree
 from bayeslmm.propriety import check_proper
 from bayeslmm.restoration import MOST_LOG_LIKELIHOOD, assemble, restore_tree
@@ -60,7 +60,8 @@ def sample(
     draws, tune, chains : int
         Kept draws and warm-up draws of each chain, and how many chains.
     cores : int, optional
-        Chains at a time; as many as the machine has. The draws do not depend on it.
+        Chains at a time. If not given, as many as the machine has cores, or one where a trial shows that the gradient is too
+        cheap for threads to pay. The draws do not depend on it.
     seed : int, optional
         Makes the draws reproducible.
     route : {"auto", "marginal", "hierarchical", "laplace"}
@@ -112,7 +113,7 @@ def sample(
     settings: dict[str, Any] = {
         "draws": draws, "tune": tune, "chains": chains, "cores": min(cores or os.cpu_count() or 1, chains),
         "seed": int(np.random.default_rng().integers(2**32)) if seed is None else seed, "target_accept": target_accept,
-        "progress": progress, "store": store,
+        "progress": progress, "store": store, "cores_given": cores is not None,
     }  # fmt: skip
     started = time.perf_counter()
     with one_thread():
@@ -188,7 +189,7 @@ def _marginal(model: Model, settings: dict[str, Any]) -> Any:
     if not _closed_form(model):
         return _through_graph(model, settings)
     direct = Direct(model)
-    trace = nutpie_trace(_compiled(direct, settings), settings)
+    trace = _traced(direct, settings)
     x = np.asarray(trace["posterior"]["x"].values, float)
     check_complete(x, settings)
     return assemble(model, direct, x, statistics(trace["sample_stats"]), settings)
@@ -201,19 +202,19 @@ def _joint(model: Model, settings: dict[str, Any]) -> Any:
     with compilation_notice(hierarchical.log_posterior):
         joint = Joint(model)
         joint.log_density(np.zeros(joint.size))
-    trace = nutpie_trace(compiled(joint.size, lambda: joint.log_density, lambda y: y, np.zeros(joint.size)), settings)
+    trace = density_trace(joint.size, lambda: joint.log_density, lambda y: y, np.zeros(joint.size), settings)
     y = np.asarray(trace["posterior"]["x"].values, float)
     check_complete(y, settings)
     return _kept(model, joint.natural(y), statistics(trace["sample_stats"]))
 
 
-def _compiled(direct: Direct, settings: dict[str, Any]) -> Any:
+def _traced(direct: Direct, settings: dict[str, Any]) -> Any:
     system, layout, bounds = direct.system, direct.layout, Bounds(direct)
     with compilation_notice(log_posterior):
         x = direct.sampling_start()
         log_posterior(system, layout, x, True)
     density = bounds.log_density if bounds else lambda x: log_posterior(system, layout, x, True)
-    return compiled(direct.size, lambda: density, bounds.coordinates, bounds.start(x))
+    return density_trace(direct.size, lambda: density, bounds.coordinates, bounds.start(x), settings)
 
 
 def _laplace(model: Model, settings: dict[str, Any], corrected: bool) -> Any:

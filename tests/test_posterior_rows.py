@@ -15,7 +15,7 @@ from bayeslmm.laplace_mode import Search
 from bayeslmm.powerscale import collapsed_loglik, log_prior
 from bayeslmm.propriety import check_proper
 
-QUIET = {"progress": False, "cores": 2}
+QUIET = {"progress": False}
 SHORT = {"draws": 300, "tune": 300, "chains": 2, "seed": 3, **QUIET}
 
 

@@ -32,7 +32,7 @@ MODELS = {
     "salamanders": ("models", "salamanders", "count ~ spp + mined + (1 | site)", "zero_inflated_poisson"),
 }  # fmt: skip
 ZEROS = {"salamanders": "~ mined"}
-SIZES: dict[str, Any] = {"draws": 1000, "tune": 1000, "chains": 2, "cores": 2}
+SIZES: dict[str, Any] = {"draws": 1000, "tune": 1000, "chains": 2}
 
 
 def table(name: str) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def bambi(name: str, data: pd.DataFrame, seed: int) -> dict[str, np.ndarray]:
     _, _, formula, family = MODELS[name]
     zeros = [f"psi {ZEROS[name]}"] if name in ZEROS else []
     model = bmb.Model(bmb.Formula(formula, *zeros), data, family=family)
-    node = model.fit(random_seed=seed, progressbar=False, **SIZES)["posterior"]
+    node = model.fit(random_seed=seed, progressbar=False, cores=2, **SIZES)["posterior"]
     found: dict[str, np.ndarray] = {}
     for variable, values in node.data_vars.items():
         label = str(variable)
